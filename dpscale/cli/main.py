@@ -1,0 +1,107 @@
+"""`dpscale VERB ...`: finds the verb's module, parses its options, runs it.
+
+Only the module of the verb that was typed is imported, and a mistake in its options, files
+or values becomes one line on stderr, `dpscale VERB: --option: what is wrong`.
+"""
+
+import contextlib
+import importlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import tyro
+
+from dpscale.cli.output import Output
+from dpscale.cli.verbs import VERBS
+from dpscale.errors import DpscaleError, ExitCode, InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code of the process."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return ExitCode.OK if arguments else ExitCode.USAGE
+    name = arguments[0]
+    if name not in VERBS:
+        print(f"dpscale: {name}: unknown verb; known: {', '.join(VERBS)}.", file=sys.stderr)
+        return ExitCode.USAGE
+    try:
+        module = importlib.import_module(VERBS[name].module)
+        options = parse(module, name, arguments[1:])
+        return int(module.run(options, Output(json=options.json)))
+    except DpscaleError as error:
+        print(f"dpscale {name}: {_one_line(str(error))}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"dpscale {name}: interrupted; run the same command again.", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone: not our error
+        return ExitCode.OK
+
+
+def parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
+    """The verb's `Options` from its command line; tyro's boxed errors become one line.
+
+    Raises:
+      InputError: An unknown option, a missing one, or a value that cannot be read.
+    """
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            options, unknown = tyro.cli(
+                module.Options,
+                prog=f"dpscale {name}",
+                args=arguments,
+                return_unknown_args=True,
+            )
+    except SystemExit as leaving:
+        if leaving.code in (0, None):
+            raise
+        raise _input_error(printed.getvalue(), name) from None
+    if unknown:
+        raise InputError(unknown[0], f"unknown option; see `dpscale {name} --help`.")
+    return options
+
+
+def _input_error(box: str, name: str) -> InputError:
+    """tyro's explanation of a mistake, reduced to its place and its reason."""
+    text = _one_line(re.sub(r"[│╭╮╰╯─╷╵|]+|-{4,}", " ", box))
+    value = re.search(
+        r"Error parsing (\S+?): (.*?)(?: Argument helptext| For full helptext|$)", text
+    )
+    if value:
+        return InputError(value[1], value[2].rstrip(".") + ".")
+    missing = re.findall(r"(--[\w-]+|\b[A-Z_-]+\b)[^()]*\(required\)", text)
+    if missing:
+        return InputError(missing[0], f"required; see `dpscale {name} --help`.")
+    return InputError("options", text)
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {verb.summary}" for name, verb in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: dpscale VERB [options]",
+            "",
+            "Pretrain language models with differential privacy: train, sweep, fit, recommend.",
+            "",
+            *lines,
+            "",
+            "dpscale VERB --help tells a verb's options.",
+        ]
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

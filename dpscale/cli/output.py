@@ -1,0 +1,56 @@
+"""Where a verb's words go: people read stdout as it comes, machines get one JSON object."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dpscale.files import to_json
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Options that every verb has."""
+
+    json: bool = False
+    """Print one JSON object on stdout instead of text, for machines."""
+
+
+class Output:
+    """A verb's stdout and stderr.
+
+    Args:
+      json: Whether stdout is for a machine: then only `result` prints there.
+    """
+
+    def __init__(self, *, json: bool) -> None:
+        self.json = json
+        self._console = Console(highlight=False, soft_wrap=True)
+        self.progress_console = Console(stderr=True, highlight=False)
+        """For progress bars: stderr, so that stdout can be piped."""
+
+    def say(self, text: str) -> None:
+        """A line for people, on stdout; nothing under `--json`."""
+        if not self.json:
+            self._console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A warning, on stderr."""
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """A small table for people, on stdout; nothing under `--json`."""
+        if self.json:
+            return
+        table = Table(*columns, box=None, pad_edge=False)
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """The verb's whole answer as one JSON object; prints only under `--json`."""
+        if self.json:
+            print(to_json(values), flush=True)

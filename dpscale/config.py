@@ -1,0 +1,421 @@
+"""What a run is: frozen dataclasses, read from TOML, checked, written as resolved JSON.
+
+A `RunConfig` says everything that determines a run. It has one of two purposes:
+
+- *private*: Poisson batches from a real data set, noise for a target (epsilon, delta);
+- *law-fitting*: a fixed `physical_batch_size` and a given `noise_batch_ratio`, which makes
+  no privacy claim.
+
+An unknown key, a missing key or a value out of range is an `InputError` that names the key.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dpscale.errors import InputError
+
+T = typing.TypeVar("T")
+Purpose = Literal["private", "law-fitting"]
+NeighboringRelation = Literal["zero-out", "add-or-remove"]
+PrivacyUnit = Literal["sequence"]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Shape and arithmetic of a Gemma-2-style decoder.
+
+    `seq_len` (S) is the number of predicted tokens: a unit holds S + 1 tokens. Even layers
+    (the first is 0) see only the last `sliding_window` tokens where it is set, as in Gemma 2;
+    without it every layer attends to the full past, as in VaultGemma. `compute_dtype` is the
+    dtype of activations; parameters are float32. `query_pre_attn_scalar` defaults to
+    `head_dim`.
+    """
+
+    vocab_size: int
+    seq_len: int
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    feed_forward_width: int
+    sliding_window: int | None = None
+    attn_logit_softcap: float | None = 50.0
+    final_logit_softcap: float | None = 30.0
+    post_norms: bool = True
+    rope_theta: float = 10_000.0
+    norm_eps: float = 1e-6
+    query_pre_attn_scalar: float | None = None
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "seq_len",
+            "num_layers",
+            "width",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "feed_forward_width",
+        ):
+            _expect(self, name, getattr(self, name) >= 1, "at least 1")
+        _expect(
+            self,
+            "num_kv_heads",
+            self.num_heads % self.num_kv_heads == 0,
+            f"a divisor of num_heads={self.num_heads}",
+        )
+        _expect(self, "head_dim", self.head_dim % 2 == 0, "even (rotary embedding turns pairs)")
+        for name in (
+            "sliding_window",
+            "attn_logit_softcap",
+            "final_logit_softcap",
+            "query_pre_attn_scalar",
+        ):
+            _expect(
+                self,
+                name,
+                getattr(self, name) is None or getattr(self, name) > 0,
+                "above 0, or absent",
+            )
+        _expect(self, "norm_eps", self.norm_eps > 0, "above 0")
+        _expect(self, "rope_theta", self.rope_theta > 0, "above 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the prepared units are, and how many held-out units an evaluation reads.
+
+    `num_eval_units` = 0 means no evaluation; a number above what is there reads all.
+    """
+
+    path: str
+    num_eval_units: int = 512
+
+    def __post_init__(self) -> None:
+        _expect(self, "num_eval_units", self.num_eval_units >= 0, "at least 0")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam with linear warm-up, then exponential decay.
+
+    The rate rises linearly over the first `warmup_fraction` of the iterations to
+    `learning_rate`, then falls exponentially to `learning_rate / decay_factor` at the last.
+    """
+
+    learning_rate: float
+    warmup_fraction: float = 0.05
+    decay_factor: float = 10.0
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        _expect(self, "learning_rate", self.learning_rate > 0, "above 0")
+        _expect(self, "warmup_fraction", 0 <= self.warmup_fraction < 1, "in [0, 1)")
+        _expect(self, "decay_factor", self.decay_factor >= 1, "at least 1")
+        _expect(self, "b1", 0 <= self.b1 < 1, "in [0, 1)")
+        _expect(self, "b2", 0 <= self.b2 < 1, "in [0, 1)")
+        _expect(self, "eps", self.eps > 0, "above 0")
+
+
+@dataclass(frozen=True)
+class ClippingConfig:
+    """Per-example clipping, over all parameters together.
+
+    `rescale_to_unit_norm` divides the clipped gradient by `l2_clip_norm` (normalised
+    clipping, De et al. 2022), so that the learning rate does not depend on the clip norm.
+    `microbatch_size` examples are differentiated at once; it never changes the result.
+    """
+
+    l2_clip_norm: float = 1.0
+    rescale_to_unit_norm: bool = True
+    microbatch_size: int = 32
+
+    def __post_init__(self) -> None:
+        _expect(self, "l2_clip_norm", self.l2_clip_norm > 0, "above 0")
+        _expect(self, "microbatch_size", self.microbatch_size >= 1, "at least 1")
+
+
+@dataclass(frozen=True)
+class PrivateConfig:
+    """A private run: its target, its batch and (optionally) its noise.
+
+    `noise_multiplier` absent: calibrated at the start, and written to the run's
+    `config.json`. Present: checked against the target. `truncated_batch_size` absent: the
+    least multiple of the microbatch whose effect on epsilon is below 0.1 %.
+    `insecure_key_seed` pins the secret keys, for tests: the receipt then says that there is
+    no guarantee.
+    """
+
+    target_epsilon: float
+    target_delta: float
+    expected_batch_size: int
+    noise_multiplier: float | None = None
+    truncated_batch_size: int | None = None
+    neighboring_relation: NeighboringRelation = "zero-out"
+    privacy_unit: PrivacyUnit = "sequence"
+    insecure_key_seed: int | None = None
+
+    def __post_init__(self) -> None:
+        _expect(self, "target_epsilon", self.target_epsilon > 0, "above 0")
+        _expect(self, "target_delta", 0 < self.target_delta < 1, "in (0, 1)")
+        _expect(self, "expected_batch_size", self.expected_batch_size >= 1, "at least 1")
+        _expect(
+            self,
+            "noise_multiplier",
+            self.noise_multiplier is None or self.noise_multiplier > 0,
+            "above 0, or absent to calibrate it",
+        )
+        _expect(
+            self,
+            "truncated_batch_size",
+            self.truncated_batch_size is None
+            or self.truncated_batch_size >= self.expected_batch_size,
+            f"at least expected_batch_size={self.expected_batch_size}",
+        )
+
+
+@dataclass(frozen=True)
+class LawFittingConfig:
+    """A law-fitting run: a fixed batch and noise given as a ratio. It makes no privacy claim.
+
+    `noise_batch_ratio` is the standard deviation of the noise on the *mean* gradient, in
+    clip norms (arXiv 2501.18914, section 2).
+    """
+
+    physical_batch_size: int
+    noise_batch_ratio: float
+
+    def __post_init__(self) -> None:
+        _expect(self, "physical_batch_size", self.physical_batch_size >= 1, "at least 1")
+        _expect(self, "noise_batch_ratio", self.noise_batch_ratio >= 0, "at least 0")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long a run is and what it writes on the way, all in iterations.
+
+    Every `metrics_every` iterations a metric line holds the training loss averaged over
+    that window; `eval_every` must be a multiple of it (0: only at the end).
+    """
+
+    iterations: int
+    metrics_every: int = 10
+    eval_every: int = 0
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _expect(self, "iterations", self.iterations >= 1, "at least 1")
+        _expect(self, "metrics_every", self.metrics_every >= 1, "at least 1")
+        _expect(
+            self,
+            "eval_every",
+            self.eval_every >= 0 and self.eval_every % self.metrics_every == 0,
+            f"a multiple of metrics_every={self.metrics_every}, or 0",
+        )
+        _expect(self, "checkpoint_every", self.checkpoint_every >= 1, "at least 1")
+        _expect(
+            self, "keep_checkpoints", self.keep_checkpoints >= 2, "at least 2 (one to fall back to)"
+        )
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run of `dpscale train`.
+
+    `seed` covers initialisation, and for a law-fitting run also its batches and noise. The
+    keys of a private run are never derived from it.
+    """
+
+    purpose: Purpose
+    model: ModelConfig
+    data: DataConfig
+    optimizer: OptimizerConfig
+    training: TrainingConfig
+    clipping: ClippingConfig = dataclasses.field(default_factory=ClippingConfig)
+    private: PrivateConfig | None = None
+    law_fitting: LawFittingConfig | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wanted = {"private": "private", "law-fitting": "law_fitting"}[self.purpose]
+        for section in ("private", "law_fitting"):
+            if (getattr(self, section) is not None) != (section == wanted):
+                raise InputError(
+                    section,
+                    f"purpose={self.purpose!r} needs the section [{wanted}] and no other's.",
+                )
+        _expect(self, "seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
+
+    @property
+    def run_id(self) -> str:
+        """A name that tells the run apart: equal for equal runs, wherever their data lies.
+
+        Settings that cannot change the result (`UNESSENTIAL`), and the calibrated values of
+        a private run, which follow from the others, are left out.
+        """
+        fields = essential(self.to_dict())
+        if fields["private"] is not None:
+            for derived in ("noise_multiplier", "truncated_batch_size"):
+                if getattr(self.private, derived) is None:
+                    del fields["private"][derived]
+        digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+        rate = f"lr{self.optimizer.learning_rate:.3g}"
+        return f"{self.purpose}-w{self.model.width}-{rate}-s{self.seed}-{digest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `config.json` holds it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], *, where: str) -> "RunConfig":
+        """Builds and checks a config; `where` (a file's name) heads every error."""
+        return build(cls, fields, where=where)
+
+
+UNESSENTIAL = (
+    ("data", "path"),
+    ("clipping", "microbatch_size"),
+    ("training", "checkpoint_every"),
+    ("training", "keep_checkpoints"),
+)
+"""Keys that may differ between two starts of one run: none changes what it computes."""
+
+
+def essential(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config's plain data without the keys in `UNESSENTIAL`."""
+    copy: dict[str, Any] = json.loads(json.dumps(fields))
+    for section, key in UNESSENTIAL:
+        del copy[section][key]
+    return copy
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The table in a TOML file; `InputError` names file and line where it is malformed."""
+    try:
+        with Path(path).open("rb") as file:
+            return tomllib.load(file)
+    except FileNotFoundError:
+        raise InputError(str(path), "no such file.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(str(path), f"cannot be read as TOML ({error}).") from None
+
+
+def with_overrides(fields: Mapping[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """Applies `section.key=value` assignments, the values in TOML's syntax.
+
+    >>> with_overrides({"optimizer": {"learning_rate": 0.1}}, ["optimizer.learning_rate=0.5"])
+    {'optimizer': {'learning_rate': 0.5}}
+    """
+    result: dict[str, Any] = json.loads(json.dumps(fields))
+    for assignment in assignments:
+        name, separator, text = assignment.partition("=")
+        if not separator or not name.strip():
+            raise InputError("--set", f"expected key=value, found {assignment!r}.")
+        *sections, key = name.strip().split(".")
+        table = result
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise InputError("--set", f"{name}: {section!r} is a value, not a section.")
+        table[key] = _toml_value(text.strip())
+    return result
+
+
+def to_toml(fields: Mapping[str, Any], *, header: str = "") -> str:
+    """TOML text of a config's plain data; absent (None) values are left out.
+
+    Args:
+      header: Lines to put on top as comments.
+    """
+    lines = [f"# {line}".rstrip() for line in header.splitlines()]
+    lines += [
+        f"{key} = {_toml_text(value)}"
+        for key, value in fields.items()
+        if not isinstance(value, Mapping) and value is not None
+    ]
+    for section, table in fields.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{section}]"]
+            lines += [
+                f"{key} = {_toml_text(value)}" for key, value in table.items() if value is not None
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def build(cls: type[T], fields: Mapping[str, Any], *, where: str) -> T:
+    """Builds the dataclass `cls` from plain data, strictly.
+
+    Raises:
+      InputError: An unknown or missing key, a value of the wrong type or out of range. Its
+        place is `where` and the dotted key.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    if not isinstance(fields, Mapping):
+        raise InputError(where, f"expected a section, found {fields!r}.")
+    for key in fields:
+        if key not in known:
+            raise InputError(f"{where}: {key}", f"unknown key; known here: {', '.join(known)}.")
+    values = {}
+    for name, field in known.items():
+        if name in fields:
+            values[name] = _convert(hints[name], fields[name], where=f"{where}: {name}")
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise InputError(f"{where}: {name}", "missing.")
+    try:
+        return cls(**values)
+    except InputError as error:
+        raise type(error)(f"{where}: {error.where}", error.message) from None
+
+
+def _convert(hint: Any, value: Any, *, where: str) -> Any:
+    """`value` as `hint`; whole numbers pass as floats, nothing else is coerced."""
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where=where)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _convert(options[0], value, where=where)
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            raise InputError(
+                where,
+                f"expected one of {', '.join(map(repr, typing.get_args(hint)))}, found {value!r}.",
+            )
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise InputError(where, f"expected {hint.__name__}, found {value!r}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(where, f"expected a finite number, found {value!r}.")
+    return value
+
+
+def _expect(config: Any, name: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise InputError(name, f"expected {expected}, found {getattr(config, name)!r}.")
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text  # a bare word is a string: --set data.path=runs/data
+
+
+def _toml_text(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else json.dumps(value)

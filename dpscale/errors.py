@@ -1,0 +1,47 @@
+"""The errors that a person caused and a person can mend, and the exit codes of the command line.
+
+Everything that is somebody's input (an option, a file, a value) fails with an
+`InputError` that names the place, the value and the way out, in one line. Any other
+exception is a bug of ours and keeps its traceback.
+"""
+
+import enum
+
+
+class ExitCode(enum.IntEnum):
+    """What the process tells its caller."""
+
+    OK = 0
+    FAILED_POINTS = 1
+    USAGE = 2
+    INTERRUPTED = 75
+
+
+class DpscaleError(Exception):
+    """A failure that is explained in one line and carries its exit code."""
+
+    exit_code: ExitCode = ExitCode.USAGE
+
+
+class InputError(DpscaleError, ValueError):
+    """Wrong option, file or value.
+
+    Args:
+      where: The place: `--eps`, `config.toml: optimizer.learning_rate`, `text.jsonl:17`.
+      message: The value found, what was expected and what to do, in one line.
+    """
+
+    def __init__(self, where: str, message: str) -> None:
+        super().__init__(f"{where}: {message}")
+        self.where = where
+        self.message = message
+
+
+class PrivacyRefusal(InputError):
+    """A private run that must not start or go on, because its guarantee would not hold."""
+
+
+class RunInterrupted(DpscaleError):
+    """Stopped on request with its state saved; the same command continues it."""
+
+    exit_code = ExitCode.INTERRUPTED

@@ -1,0 +1,73 @@
+"""Writing files so that a reader never meets half of one.
+
+A file is written beside its final name and renamed, which POSIX makes atomic, so that a
+process killed at any moment leaves the old file or the new one.
+"""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dpscale.errors import InputError
+
+
+def write_text_atomically(path: str | Path, text: str, *, mode: int = 0o644) -> None:
+    """Replaces `path` by a file that holds `text`, with permissions `mode`, durably."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON text of `value`; numbers that are not finite become null, as JSON has none.
+
+    >>> to_json({"loss": float("nan"), "step": 3})
+    '{"loss": null, "step": 3}'
+    """
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def write_json_atomically(path: str | Path, value: Any, *, mode: int = 0o644) -> None:
+    """Replaces `path` by the indented JSON text of `value`."""
+    write_text_atomically(path, to_json(value, indent=2) + "\n", mode=mode)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The JSON object in `path`.
+
+    Raises:
+      InputError: The file is missing, is not JSON, or holds something else than an object.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(str(path), "no such file.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(str(path), f"cannot be read as JSON ({error}).") from None
+    if not isinstance(value, dict):
+        raise InputError(str(path), f"expected a JSON object, found a {type(value).__name__}.")
+    return value
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
