@@ -1,0 +1,83 @@
+"""Epsilon of the subsampled Gaussian by dp_accounting's privacy-loss-distribution accountant.
+
+The accountant works on a grid of privacy losses and rounds pessimistically, so that epsilon
+is an upper bound on every grid and falls as the grid gets finer, up to the round-off of its
+Fourier transforms (which grows with T: at 1e5 iterations about 1 % was seen). The grid is
+refined until epsilon has settled.
+"""
+
+from typing import Final
+
+from dpscale.errors import InputError
+from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
+
+ACCOUNTANT: Final = "dp_accounting PLDAccountant"
+SETTLED: Final = 5e-4
+"""A grid is fine enough when one four times finer lowers epsilon by less than this share."""
+
+COARSEST_INTERVAL: Final = 1e-2
+FINEST_INTERVAL: Final = 1e-2 / 4**6
+MOST_GRID_POINTS: Final = 2e6
+"""A bound on the grid of one step: memory and time grow in proportion (some 100 B a point)."""
+
+
+def epsilon(mechanism: SubsampledGaussian, *, delta: float) -> float:
+    """The epsilon that `mechanism` spends at `delta`: an upper bound, settled to 0.05 %.
+
+    Args:
+      delta: In (0, 1).
+
+    Raises:
+      InputError: `delta` is out of range, or so little noise that no grid of bearable size
+        holds the privacy loss (epsilon would be in the thousands).
+    """
+    check_budget(delta=delta)
+    if mechanism.iterations == 0:
+        return 0.0
+    return settled_epsilon(mechanism, delta=delta)[0]
+
+
+def settled_epsilon(mechanism: SubsampledGaussian, *, delta: float) -> tuple[float, float]:
+    """Epsilon, and the interval of the grid it was settled on."""
+    interval = max(COARSEST_INTERVAL, finest_bearable_interval(mechanism))
+    value = epsilon_on_grid(mechanism, delta=delta, interval=interval)
+    while value > 0 and interval / 4 >= finest_bearable_interval(mechanism):
+        interval /= 4
+        finer = min(value, epsilon_on_grid(mechanism, delta=delta, interval=interval))
+        if value - finer <= SETTLED * value:
+            return finer, interval
+        value = finer
+    return value, interval
+
+
+def epsilon_on_grid(mechanism: SubsampledGaussian, *, delta: float, interval: float) -> float:
+    """Epsilon with a given grid interval (in units of privacy loss)."""
+    import dp_accounting
+    from dp_accounting.pld import pld_privacy_accountant
+
+    relations = {
+        "zero-out": dp_accounting.NeighboringRelation.REPLACE_SPECIAL,
+        "add-or-remove": dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE,
+    }
+    accountant = pld_privacy_accountant.PLDAccountant(
+        relations[mechanism.neighboring_relation], interval
+    )
+    accountant.compose(mechanism.event())
+    return float(accountant.get_epsilon(delta))
+
+
+def finest_bearable_interval(mechanism: SubsampledGaussian) -> float:
+    """The finest grid interval whose single-step grid stays below `MOST_GRID_POINTS`.
+
+    The loss of one step spans about 1/(2σ²) + 10/σ to both sides (10σ holds all but e^-50
+    of the noise); a truncated batch doubles the sensitivity of the rare cut batches.
+    """
+    sigma = mechanism.noise_multiplier / (1 if mechanism.truncated_batch_size is None else 2)
+    span = 2 * (1 / (2 * sigma**2) + 10 / sigma)
+    if span / 1.0 > MOST_GRID_POINTS:
+        raise InputError(
+            "noise_multiplier",
+            f"{mechanism.noise_multiplier} is too little noise to account for: epsilon would "
+            "be in the thousands; expected about 0.01 or more.",
+        )
+    return max(FINEST_INTERVAL, span / MOST_GRID_POINTS)
