@@ -1,0 +1,70 @@
+"""Causal grouped-query attention with capped scores, as in Gemma 2 (arXiv 2408.00118).
+
+Axes: B examples, S query positions, T key positions, D width, H query heads, K key-value
+heads, G = H / K query heads that share one, h channels of a head.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dpscale.config import ModelConfig
+from dpscale.model.rotary import rotate
+from dpscale.model.weights import Dense
+from dpscale.ops.dense import PRECISION
+from dpscale.ops.unembed import soft_cap
+
+
+class Attention(nn.Module):
+    """Queries, keys, values, their attention, and the projection back to the width."""
+
+    model: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxSxD: jax.Array, window: jax.Array) -> jax.Array:
+        """Attends to the last `window` positions (int32 scalar), the own one included."""
+        model = self.model
+        num_examples, seq_len, _ = x_BxSxD.shape
+
+        def heads(name: str, num_heads: int) -> jax.Array:
+            projected = Dense(num_heads * model.head_dim, name=name)(x_BxSxD)
+            return projected.reshape(num_examples, seq_len, num_heads, model.head_dim)
+
+        query = rotate(heads("query", model.num_heads), theta=model.rope_theta)
+        key = rotate(heads("key", model.num_kv_heads), theta=model.rope_theta)
+        value = heads("value", model.num_kv_heads)
+        attended_BxSxHxh = attend(model, query, key, value, window)
+        merged = attended_BxSxHxh.reshape(num_examples, seq_len, -1)
+        return Dense(model.width, name="output")(merged)
+
+
+def attend(
+    model: ModelConfig,
+    query_BxSxHxh: jax.Array,
+    key_BxTxKxh: jax.Array,
+    value_BxTxKxh: jax.Array,
+    window: jax.Array,
+) -> jax.Array:
+    """Attention of each query head over the key-value head of its group: [B, S, H, h].
+
+    Contractions are of the compute dtype's operands (XLA accumulates them in float32);
+    scale, cap, mask and softmax are float32.
+    """
+    num_examples, seq_len, num_heads, head_dim = query_BxSxHxh.shape
+    # A key-value head serves consecutive query heads: head = k · G + g.
+    query_BxSxKxGxh = query_BxSxHxh.reshape(num_examples, seq_len, model.num_kv_heads, -1, head_dim)
+    scores = jnp.einsum("bskgh,btkh->bkgst", query_BxSxKxGxh, key_BxTxKxh, precision=PRECISION)
+    scale = (model.query_pre_attn_scalar or head_dim) ** -0.5
+    scores_BxKxGxSxT = soft_cap(scores.astype(jnp.float32) * scale, model.attn_logit_softcap)
+    visible_SxT = causal_mask(seq_len, window)
+    weights = jax.nn.softmax(jnp.where(visible_SxT, scores_BxKxGxSxT, -jnp.inf), axis=-1)
+    attended = jnp.einsum(
+        "bkgst,btkh->bskgh", weights.astype(value_BxTxKxh.dtype), value_BxTxKxh, precision=PRECISION
+    )
+    return attended.reshape(num_examples, seq_len, num_heads, head_dim)
+
+
+def causal_mask(seq_len: int, window: jax.Array | int) -> jax.Array:
+    """bool[S, S], True where position s sees position t: 0 <= s - t < window."""
+    distance_SxT = jnp.arange(seq_len)[:, None] - jnp.arange(seq_len)[None, :]
+    return (distance_SxT >= 0) & (distance_SxT < window)

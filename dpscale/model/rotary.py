@@ -1,0 +1,29 @@
+"""Rotary position embedding (Su et al., arXiv 2104.09864) in the rotate-half layout.
+
+Channel i of a head is turned together with channel i + h/2, as in the Gemma and Llama
+checkpoints; the paper itself pairs neighbours.
+
+Axes: B examples, S tokens, H heads, h channels of a head.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def rotate(x_BxSxHxh: jax.Array, *, theta: float) -> jax.Array:
+    """Turns each pair of channels by position · theta^(-2i/h), in float32.
+
+    Args:
+      x_BxSxHxh: Queries or keys; position 0 is the first of axis S.
+      theta: Base of the wavelengths, 10,000 in Gemma 2.
+
+    Returns:
+      The same shape and dtype.
+    """
+    seq_len, head_dim = x_BxSxHxh.shape[1], x_BxSxHxh.shape[-1]
+    frequency = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    angle_Sxh = jnp.arange(seq_len, dtype=jnp.float32)[:, None] * frequency
+    cos, sin = jnp.cos(angle_Sxh)[:, None, :], jnp.sin(angle_Sxh)[:, None, :]
+    first, second = jnp.split(x_BxSxHxh.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_BxSxHxh.dtype)
