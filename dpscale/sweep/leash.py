@@ -1,0 +1,33 @@
+"""Ties a process to its parent's life and to one core, then becomes the given command.
+
+    python -m dpscale.sweep.leash PARENT_PID CORE COMMAND...
+
+A small program of its own, because both settings must be made inside the child, and running
+Python between fork and exec is unsafe in a parent that has threads. CORE is a number, or
+`any` to leave the cores alone.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h; it survives exec
+
+
+def main(arguments: list[str]) -> None:
+    """Applies the settings and replaces this process by the command."""
+    parent, core, *command = arguments
+    if sys.platform == "linux":
+        # SIGKILL, not SIGTERM: a run loses nothing by it (it resumes from its checkpoint),
+        # and none may go on writing to a folder that the next sweep has locked.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(parent):
+            sys.exit(1)  # the parent died before the line above
+        if core != "any":
+            os.sched_setaffinity(0, {int(core)})
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

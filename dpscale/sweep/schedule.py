@@ -1,0 +1,58 @@
+"""Which point of a sweep runs next.
+
+Longest first, so that no worker is left alone with a long run at the end; and where another
+point can be had, none whose program is being compiled at that moment: learning rate,
+noise-batch ratio and seed are arguments of the compiled step, so the second run of a size
+finds the program of the first in the shared cache, if it starts after it.
+"""
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from dpscale.compute import count_params, train_flops
+from dpscale.config import RunConfig
+
+
+def planned_flops(config: RunConfig) -> float:
+    """`train_flops` of a whole run, by the convention of `dpscale.compute`."""
+    return train_flops(
+        num_params=count_params(config.model).total,
+        batch_size=batch_size_of(config),
+        iterations=config.training.iterations,
+        seq_len=config.model.seq_len,
+    )
+
+
+def batch_size_of(config: RunConfig) -> int:
+    """Expected batch size of a private run, physical batch size of a law-fitting one."""
+    if config.private is not None:
+        return config.private.expected_batch_size
+    assert config.law_fitting is not None  # RunConfig has exactly one of the two
+    return config.law_fitting.physical_batch_size
+
+
+def program_of(config: RunConfig) -> RunConfig:
+    """The config with every argument of the compiled step at a fixed value.
+
+    Two runs with equal programs share one compilation.
+    """
+    law_fitting = config.law_fitting
+    if law_fitting is not None:
+        law_fitting = dataclasses.replace(law_fitting, noise_batch_ratio=0.0)
+    return dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=1.0),
+        law_fitting=law_fitting,
+        seed=0,
+    )
+
+
+def next_point(waiting: Sequence[RunConfig], compiling: Collection[RunConfig]) -> RunConfig:
+    """The longest waiting point whose program is not being compiled, else the longest.
+
+    Args:
+      waiting: At least one point; among equally long ones the first wins.
+      compiling: The programs (`program_of`) that running points have not compiled yet.
+    """
+    settled = [point for point in waiting if program_of(point) not in compiling]
+    return max(settled or waiting, key=planned_flops)
