@@ -154,7 +154,8 @@ class PrivateConfig:
 
     `noise_multiplier` absent: calibrated at the start, and written to the run's
     `config.json`. Present: checked against the target. `truncated_batch_size` absent: the
-    least multiple of the microbatch whose effect on epsilon is below 0.1 %.
+    least multiple of the microbatch whose effect on epsilon is below 0.1 %. Neighbouring data
+    sets differ by zero-out: the cap needs a public N.
     `insecure_key_seed` pins the secret keys, for tests: the receipt then says that there is
     no guarantee.
     """
@@ -164,7 +165,6 @@ class PrivateConfig:
     expected_batch_size: int
     noise_multiplier: float | None = None
     truncated_batch_size: int | None = None
-    neighboring_relation: NeighboringRelation = "zero-out"
     privacy_unit: PrivacyUnit = "sequence"
     insecure_key_seed: int | None = None
 

@@ -8,6 +8,8 @@ where its grids explode.
 import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from scipy.optimize import brentq
@@ -61,6 +63,42 @@ def calibrate_noise_multiplier(
     return _least_noise(mechanism, float(start), target_epsilon, target_delta)
 
 
+@dataclass(frozen=True)
+class NoiseAndCap:
+    """The two numbers that a private run needs beside its batch and its iterations."""
+
+    noise_multiplier: float
+    truncated_batch_size: int
+
+
+def calibrate_noise_and_cap(
+    *,
+    target_epsilon: float,
+    target_delta: float,
+    dataset_size: int,
+    expected_batch_size: int,
+    iterations: int,
+    microbatch_size: int,
+) -> NoiseAndCap:
+    """The default cap for a run, and the least noise multiplier that meets the target with it."""
+    calibrate = partial(
+        calibrate_noise_multiplier,
+        target_epsilon=target_epsilon,
+        target_delta=target_delta,
+        dataset_size=dataset_size,
+        expected_batch_size=expected_batch_size,
+        iterations=iterations,
+    )
+    uncapped = SubsampledGaussian(
+        dataset_size=dataset_size,
+        expected_batch_size=expected_batch_size,
+        iterations=iterations,
+        noise_multiplier=calibrate(),
+    )
+    cap = default_truncated_batch_size(uncapped, delta=target_delta, multiple=microbatch_size)
+    return NoiseAndCap(calibrate(truncated_batch_size=cap), cap)
+
+
 def default_truncated_batch_size(
     mechanism: SubsampledGaussian, *, delta: float, multiple: int
 ) -> int:
@@ -74,16 +112,19 @@ def default_truncated_batch_size(
     free = dataclasses.replace(mechanism, truncated_batch_size=None)
     limit = (1 + CAP_EFFECT) * epsilon(free, delta=delta)
     q, n = mechanism.sampling_prob, mechanism.dataset_size
-    first = math.ceil(mechanism.expected_batch_size / multiple)
-    # Where a batch outgrows the cap with a probability far below delta over the whole run,
-    # the cap cannot matter; below that the accountant decides, upwards from a cap that bites.
-    certain = math.ceil(binom.isf(1e-6 * delta / mechanism.iterations, n, q) / multiple) + 1
-    likely = math.ceil(binom.isf(min(0.5, delta), n, q) / multiple)
-    for count in range(max(first, likely), certain):
-        capped = dataclasses.replace(free, truncated_batch_size=count * multiple)
+    # Where batches outgrow the cap with a probability far below delta over the whole run the
+    # cap cannot matter. Below that the accountant decides, and a higher cap never costs more.
+    harmless = math.ceil(binom.isf(1e-6 * delta / max(1, mechanism.iterations), n, q) / multiple)
+    biting = math.ceil(mechanism.expected_batch_size / multiple) - 1
+    harmless = max(harmless, biting + 1)
+    while harmless - biting > 1:
+        middle = (harmless + biting) // 2
+        capped = dataclasses.replace(free, truncated_batch_size=middle * multiple)
         if epsilon(capped, delta=delta) <= limit:
-            return count * multiple
-    return max(first, certain) * multiple
+            harmless = middle
+        else:
+            biting = middle
+    return harmless * multiple
 
 
 def _least_noise(
