@@ -17,7 +17,12 @@ from scipy.stats import binom
 
 from dpscale.config import NeighboringRelation
 from dpscale.errors import InputError
-from dpscale.privacy.accounting.pld import epsilon, epsilon_on_grid, settled_epsilon
+from dpscale.privacy.accounting.pld import (
+    COARSEST_INTERVAL,
+    epsilon,
+    epsilon_on_grid,
+    settled_epsilon,
+)
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
 from dpscale.privacy.accounting.surrogate import surrogate_noise_multiplier
 
@@ -110,7 +115,10 @@ def default_truncated_batch_size(
       multiple: The microbatch size: a padded batch is a whole number of microbatches.
     """
     free = dataclasses.replace(mechanism, truncated_batch_size=None)
-    limit = (1 + CAP_EFFECT) * epsilon(free, delta=delta)
+    _, interval = settled_epsilon(free, delta=delta)
+    # Both sides of the comparison round alike, so that a coarser grid tells their ratio.
+    spent = partial(epsilon_on_grid, delta=delta, interval=min(COARSEST_INTERVAL, 16 * interval))
+    limit = (1 + CAP_EFFECT) * spent(free)
     q, n = mechanism.sampling_prob, mechanism.dataset_size
     # Where batches outgrow the cap with a probability far below delta over the whole run the
     # cap cannot matter. Below that the accountant decides, and a higher cap never costs more.
@@ -120,7 +128,7 @@ def default_truncated_batch_size(
     while harmless - biting > 1:
         middle = (harmless + biting) // 2
         capped = dataclasses.replace(free, truncated_batch_size=middle * multiple)
-        if epsilon(capped, delta=delta) <= limit:
+        if spent(capped) <= limit:
             harmless = middle
         else:
             biting = middle
@@ -140,9 +148,9 @@ def _least_noise(
         return math.log(max(spent, 1e-300)) - math.log(target_epsilon)
 
     low, high = _bracket(excess, math.log(start), target_epsilon)
-    sigma = _round_up(math.exp(brentq(excess, low, high, xtol=2e-5)))
+    sigma = _round_up(math.exp(brentq(excess, low, high, xtol=5e-5)))
     while epsilon(at(sigma), delta=target_delta) > target_epsilon:
-        sigma = _round_up(sigma * (1 + 2e-5))
+        sigma = _round_up(sigma * (1 + 5e-5))
     return sigma
 
 
