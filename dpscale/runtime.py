@@ -39,13 +39,3 @@ def worker_environment(environment: Mapping[str, str]) -> dict[str, str]:
     allocator = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "100000000000"}
     settings = allocator if sys.platform == "linux" else {}
     return {**settings, **with_compile_cache(environment)}
-
-
-def one_core_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """`environment` for a process that is pinned to one core: libraries start one thread.
-
-    Flags that stand in `XLA_FLAGS` already are kept, and win.
-    """
-    flags = f"--xla_cpu_multi_thread_eigen=false {environment.get('XLA_FLAGS', '')}".strip()
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    return {**threads, **environment, "XLA_FLAGS": flags}

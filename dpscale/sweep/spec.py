@@ -91,13 +91,17 @@ def _axes(table: Mapping[str, Any], *, where: str, prefix: str = "") -> Iterator
         elif not isinstance(value, list) or not value:
             raise InputError(f"{where}: {name}", f"expected a list of values, found {value!r}.")
         else:
-            yield ("model.shape" if name == "shape" else name), value
+            yield _full_name(name), value
+
+
+def _full_name(name: str) -> str:
+    return "model.shape" if name == "shape" else name
 
 
 def _refuse_set_axes(overrides: tuple[str, ...], grids: list[Axes]) -> None:
     """Setting an axis would either be ignored or silently empty the grid: neither is meant."""
     for override in overrides:
-        name = override.partition("=")[0].strip()
+        name = _full_name(override.partition("=")[0].strip())
         if any(name in axes for axes in grids):
             raise InputError("--set", f"{name} is an axis of the sweep; edit the file instead.")
 

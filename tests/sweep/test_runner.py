@@ -1,0 +1,209 @@
+"""The runner, with real processes of a fake train script, and with a launcher made of paper."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpscale.config import RunConfig, read_toml
+from dpscale.errors import RunInterrupted
+from dpscale.records import Status
+from dpscale.sweep.launcher import LocalLauncher
+from dpscale.sweep.layout import SweepFolder
+from dpscale.sweep.runner import SweepRun, SweepSettings
+from dpscale.sweep.survey import RunState
+
+FAST = SweepSettings(retries=1, poll_seconds=0.01, grace_seconds=0.3)
+
+
+def sweep_run(fake: Any, *, jobs: int = 2, **changes: Any) -> SweepRun:
+    return SweepRun(
+        **{
+            "points": fake.points,
+            "folder": SweepFolder(fake.root / "out"),
+            "launcher": LocalLauncher(jobs, environment={}),
+            "make_command": fake.command,
+            "settings": FAST,
+            **changes,
+        }
+    )
+
+
+def statuses(states: list[RunState]) -> list[str]:
+    return [str(state.status) for state in states]
+
+
+def test_every_point_is_run_from_its_own_config(fake: Any, points: list[RunConfig]) -> None:
+    run = sweep_run(fake)
+    assert statuses(run.run()) == ["finished"] * 3
+    assert sorted(fake.started_runs()) == sorted(point.run_id for point in points)
+    for point in points:
+        path = run.folder.config_path(point.run_id)
+        assert RunConfig.from_dict(read_toml(path), where="t") == point
+
+
+def test_a_repeat_starts_nothing_that_has_ended(fake: Any, points: list[RunConfig]) -> None:
+    fake.plan({points[0].run_id: "diverge"})
+    sweep_run(fake).run()
+    assert statuses(sweep_run(fake).run()) == ["diverged", "finished", "finished"]
+    assert len(fake.starts()) == 3
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "starts", "error"),
+    [
+        ("crash", 2, "exit code 1 without a result: ValueError: the disk is full"),
+        ("refuse", 1, "exit code 2 without a result: dpscale train: private: refused"),
+        ("die", 2, "killed by signal 9: printed nothing"),
+        ("exit 0 without result", 2, "exit code 0 without a result: printed nothing"),
+    ],
+)
+def test_a_failed_point_says_why_and_the_others_go_on(
+    fake: Any, points: list[RunConfig], behaviour: str, starts: int, error: str
+) -> None:
+    fake.plan({points[0].run_id: behaviour})
+    run = sweep_run(fake)
+    states = run.run()
+    assert statuses(states) == ["failed", "finished", "finished"]
+    assert states[0].error == error
+    assert fake.started_runs().count(points[0].run_id) == starts
+    assert run.folder.read_failures() == {points[0].run_id: error}
+
+
+def test_a_point_that_failed_once_is_tried_again(fake: Any, points: list[RunConfig]) -> None:
+    fake.plan({points[0].run_id: "crash once"})
+    assert statuses(sweep_run(fake).run()) == ["finished"] * 3
+
+
+def test_without_retries_the_next_sweep_tries_again(fake: Any, points: list[RunConfig]) -> None:
+    fake.plan({points[0].run_id: "crash once"})
+    settings = SweepSettings(retries=0, poll_seconds=0.01)
+    assert statuses(sweep_run(fake, settings=settings).run())[0] == "failed"
+    again = sweep_run(fake, settings=settings)
+    assert statuses(again.run()) == ["finished"] * 3
+    assert again.folder.read_failures() == {}
+
+
+def test_a_stop_lets_runs_save_and_a_repeat_goes_on(fake: Any, points: list[RunConfig]) -> None:
+    fake.plan(dict.fromkeys((point.run_id for point in points[:2]), "hang once"))
+    seen: list[list[RunState]] = []
+    run = sweep_run(
+        fake,
+        observe=seen.append,
+        settings=SweepSettings(poll_seconds=0.01, grace_seconds=20),
+        stop_requests=lambda: int(bool(seen) and sum(s.step > 0 for s in seen[-1]) == 2),
+    )
+    with pytest.raises(RunInterrupted):
+        run.run()
+    written = [path.read_text() for path in run.folder.root.glob("runs/*/status.json")]
+    assert [json.loads(text)["status"] for text in written] == ["interrupted"] * 2
+    assert statuses(sweep_run(fake).run()) == ["finished"] * 3
+
+
+def test_a_run_that_ignores_the_stop_is_killed_after_the_grace(
+    fake: Any, points: list[RunConfig]
+) -> None:
+    fake.plan(dict.fromkeys((point.run_id for point in points), "stubborn"))
+    seen: list[list[RunState]] = []
+    run = sweep_run(fake, observe=seen.append, stop_requests=lambda: int(_two_train(seen)))
+    before = time.monotonic()
+    with pytest.raises(RunInterrupted):
+        run.run()
+    assert time.monotonic() - before < 20
+    assert not any(_alive(start["pid"]) for start in fake.starts())
+
+
+def test_a_second_request_kills_without_grace(fake: Any, points: list[RunConfig]) -> None:
+    fake.plan(dict.fromkeys((point.run_id for point in points), "stubborn"))
+    seen: list[list[RunState]] = []
+    asked = 0
+
+    def requests() -> int:
+        nonlocal asked
+        asked += _two_train(seen)
+        return asked
+
+    settings = SweepSettings(poll_seconds=0.01, grace_seconds=1000)
+    with pytest.raises(RunInterrupted):
+        sweep_run(fake, observe=seen.append, stop_requests=requests, settings=settings).run()
+    assert not any(_alive(start["pid"]) for start in fake.starts())
+
+
+class PaperJob:
+    """Ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        return self.code
+
+    def terminate(self) -> None:
+        self.code = -15
+
+    def kill(self) -> None:
+        self.code = -9
+
+
+class PaperLauncher:
+    """Two slots; every job fails at its third poll of the clock."""
+
+    slots = 2
+
+    def __init__(self) -> None:
+        self.jobs: list[PaperJob] = []
+        self.most_at_once = 0
+
+    def launch(self, command: Sequence[str], *, log: Path) -> PaperJob:
+        self.jobs.append(PaperJob())
+        running = sum(job.code is None for job in self.jobs)
+        self.most_at_once = max(self.most_at_once, running)
+        return self.jobs[-1]
+
+
+class PaperClock:
+    """Each sleep ends the oldest running job with exit code 1."""
+
+    def __init__(self, launcher: PaperLauncher) -> None:
+        self.time = 0.0
+        self.launcher = launcher
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        for job in self.launcher.jobs:
+            if job.code is None:
+                job.code = 1
+                return
+
+
+def test_no_more_runs_at_once_than_slots_and_no_more_starts_than_retries(
+    tmp_path: Path, points: list[RunConfig]
+) -> None:
+    launcher = PaperLauncher()
+    run = SweepRun(
+        points=points,
+        folder=SweepFolder(tmp_path),
+        launcher=launcher,
+        make_command=lambda config, run_dir: ["train"],
+        settings=SweepSettings(retries=2),
+        clock=PaperClock(launcher),
+    )
+    states = run.run()
+    assert {state.status for state in states} == {Status.FAILED}
+    assert launcher.most_at_once == 2
+    assert len(launcher.jobs) == len(points) * 3
+
+
+def _two_train(seen: list[list[RunState]]) -> bool:
+    return bool(seen) and sum(state.step > 0 for state in seen[-1]) == 2
+
+
+def _alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
