@@ -61,13 +61,13 @@ def contract_last(
     The result is accumulated in float32 and given in `dtype`; absent: in the dtype of `x`.
     """
     product = lax.dot_general(
-        x,
+        x.reshape(-1, x.shape[-1]),
         matrix,
-        (((x.ndim - 1,), (axis,)), ((), ())),
+        (((1,), (axis,)), ((), ())),
         precision=PRECISION,
         preferred_element_type=jnp.float32,
     )
-    return product.astype(x.dtype if dtype is None else dtype)
+    return product.astype(x.dtype if dtype is None else dtype).reshape(*x.shape[:-1], -1)
 
 
 def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
@@ -83,7 +83,7 @@ def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
     x_NxD = x.reshape(-1, x.shape[-1])
     y_grad_NxP = y_grad.reshape(-1, y_grad.shape[-1])
     if x_NxD.shape[1] > y_grad_NxP.shape[1]:
-        return _outer_sum(y_grad_NxP, x_NxD).T
+        return lax.optimization_barrier(_outer_sum(y_grad_NxP, x_NxD)).T
     return _outer_sum(x_NxD, y_grad_NxP)
 
 

@@ -5,7 +5,7 @@ The two belong together because logits of a large vocabulary must not exist all 
 backward pass. `unembed` gives plain logits, for generation and evaluation. Per-example rules
 stand in this module beside the plain ones, as `dense` explains.
 
-Axes: B examples, S positions, C positions of one chunk, D width, V vocabulary.
+Axes: B examples, S positions, C positions of one chunk, N tokens (B·C), D width, V vocabulary.
 """
 
 import math
@@ -86,8 +86,12 @@ def cross_entropy(
     """
 
     def chunk_nats(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
-        logits_BxCxV = soft_cap(unembed(table_VxD, hidden_BxCxD), logit_softcap)
-        return _negative_log_likelihood(logits_BxCxV, targets_BxC)
+        # One axis of tokens: under vmap over examples an axis of length 1 beside the batch
+        # makes XLA on CPU walk the logits element by element (2x on the whole gradient).
+        hidden_NxD = hidden_BxCxD.reshape(-1, hidden_BxCxD.shape[-1])
+        logits_NxV = soft_cap(unembed(table_VxD, hidden_NxD), logit_softcap)
+        nats_N = _negative_log_likelihood(logits_NxV, targets_BxC.reshape(-1))
+        return nats_N.reshape(targets_BxC.shape)
 
     num_examples, seq_len = targets_BxS.shape
     logits_per_position = num_examples * table_VxD.shape[0]
@@ -112,9 +116,14 @@ def _to_chunks(x_BxS: jax.Array, num_chunks: int) -> jax.Array:
     return jnp.moveaxis(chunked, 1, 0)
 
 
-def _negative_log_likelihood(logits_BxSxV: jax.Array, targets_BxS: jax.Array) -> jax.Array:
-    """float32[B, S] nats; NaN where the target is no token."""
-    picked = jnp.take_along_axis(
-        logits_BxSxV, targets_BxS[..., None], axis=-1, mode="fill", fill_value=jnp.nan
+def _negative_log_likelihood(logits_NxV: jax.Array, targets_N: jax.Array) -> jax.Array:
+    """float32[N] nats; NaN where the target is no token."""
+    picked_Nx1 = jnp.take_along_axis(
+        logits_NxV,
+        targets_N[:, None],
+        axis=1,
+        mode="fill",
+        fill_value=jnp.nan,
+        wrap_negative_indices=False,
     )
-    return jax.nn.logsumexp(logits_BxSxV, axis=-1) - picked[..., 0]
+    return jax.nn.logsumexp(logits_NxV, axis=1) - picked_Nx1[:, 0]
