@@ -63,20 +63,42 @@ def parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise
-        raise _input_error(printed.getvalue(), name) from None
+        raise _input_error(printed.getvalue(), name, arguments) from None
     if unknown:
         raise InputError(unknown[0], f"unknown option; see `dpscale {name} --help`.")
     return options
 
 
-def _input_error(box: str, name: str) -> InputError:
+_MISTAKES = (
+    # tyro's sentence, and ours: each captures the option's names, then what our words need.
+    (r"Missing value for argument '(?P<place>\S+)'", "needs a value."),
+    (
+        r"invalid choice (?P<found>.+?) for argument '(?P<place>\S+)'\. "
+        r"Expected one of \((?P<known>.*?),?\)\.",
+        "expected one of {known}, found {found}.",
+    ),
+    (
+        r"Error parsing (?P<place>\S+?): no type matching (?:\{None\} )?(?P<known>.+?) "
+        r"could be instantiated from \[(?P<found>.*?)\]",
+        "expected {known}, found {found}.",
+    ),
+    (
+        r"Error parsing (?P<place>\S+?): (?P<why>.*?)\.?"
+        r"(?: Argument helptext| For full helptext|$)",
+        "{why}.",
+    ),
+)
+
+
+def _input_error(box: str, name: str, arguments: Sequence[str]) -> InputError:
     """tyro's explanation of a mistake, reduced to its place and its reason."""
     text = _one_line(re.sub(r"[│╭╮╰╯─╷╵|]+|-{4,}", " ", box))
-    value = re.search(
-        r"Error parsing (\S+?): (.*?)(?: Argument helptext| For full helptext|$)", text
-    )
-    if value:
-        return InputError(value[1], value[2].rstrip(".") + ".")
+    for pattern, words in _MISTAKES:
+        if found := re.search(pattern, text):
+            names = found["place"].split("/")  # of one option; its user knows the one typed
+            typed = [argument.partition("=")[0] for argument in arguments]
+            place = next((name for name in names if name in typed), names[0])
+            return InputError(place, words.format(**found.groupdict()))
     missing = re.findall(r"(--[\w-]+|\b[A-Z_-]+\b)[^()]*\(required\)", text)
     if missing:
         return InputError(missing[0], f"required; see `dpscale {name} --help`.")
