@@ -1,0 +1,114 @@
+"""`dpscale train`: one run, private or law-fitting."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from dpscale.cli.output import CommonOptions, Output
+from dpscale.errors import ExitCode
+from dpscale.records import RECEIPT_FILE
+
+if TYPE_CHECKING:
+    from dpscale.config import RunConfig
+    from dpscale.records import RunResult
+
+CPU_FLOPS_PER_SECOND = 3e10
+"""About what one CPU core does of a small model's training FLOPs, clipping included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Train one model from a config file.
+
+    The file's `purpose` says what for. A "private" run draws Poisson batches, adds noise
+    calibrated to its target (epsilon, delta), and ends with a receipt. A "law-fitting" run
+    has a fixed batch and a given noise-batch ratio, and makes no privacy claim.
+
+    Repeat the command to go on after an interruption. A private run that was changed in
+    between is refused: its noise must not be used twice.
+    """
+
+    config: Annotated[Path, tyro.conf.Positional]
+    """The run's config file (TOML)."""
+    out: Path | None = None
+    """The run's folder; by default runs/ and the run's id."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Replace a setting, as in --set optimizer.learning_rate=0.01; may be repeated."""
+
+
+def run(options: Options, output: Output) -> ExitCode:
+    """Trains; `FAILED_POINTS` when the run diverged."""
+    config = load_run_config(options.config, options.set)
+    run_dir = options.out or Path("runs") / config.run_id
+    from dpscale.records import Status
+    from dpscale.training.interruption import stop_on_signals
+    from dpscale.training.loop import train
+
+    _announce(config, run_dir, output)
+    with stop_on_signals() as stop, _progress(config, output) as observe:
+        result = train(config, run_dir, stop=stop, observe=observe)
+    _report(result, run_dir, output)
+    return ExitCode.OK if result.status is Status.FINISHED else ExitCode.FAILED_POINTS
+
+
+def load_run_config(path: Path, assignments: tuple[str, ...]) -> "RunConfig":
+    """A run config from its file, with `--set` applied and `model.shape` expanded."""
+    from dpscale.config import RunConfig, read_toml, with_overrides
+    from dpscale.sizes import expand_shape
+
+    fields = expand_shape(with_overrides(read_toml(path), assignments), where=str(path))
+    return RunConfig.from_dict(fields, where=str(path))
+
+
+def _announce(config: "RunConfig", run_dir: Path, output: Output) -> None:
+    import jax
+
+    from dpscale.compute import count_params, train_flops
+    from dpscale.training import provenance
+
+    private, law_fitting = config.private, config.law_fitting
+    batch_size = private.expected_batch_size if private else law_fitting.physical_batch_size  # type: ignore[union-attr]
+    num_params = count_params(config.model).total
+    flops = train_flops(
+        num_params=num_params,
+        batch_size=batch_size,
+        iterations=config.training.iterations,
+        seq_len=config.model.seq_len,
+    )
+    output.say(
+        f"{config.purpose} run in {run_dir}: {num_params:,} parameters, batch {batch_size}, "
+        f"{config.training.iterations} iterations, {flops:.3g} FLOPs, on {provenance.device()}"
+    )
+    hours = flops / CPU_FLOPS_PER_SECOND / 3600
+    if jax.default_backend() == "cpu" and hours > 1:
+        output.warn(f"this device is a CPU, and the run would take it some {hours:,.0f} hours.")
+
+
+@contextmanager
+def _progress(config: "RunConfig", output: Output) -> Iterator[Callable[[dict[str, Any]], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output.progress_console, transient=True) as bar:
+        task = bar.add_task("compiling", total=config.training.iterations)
+
+        def show(line: dict[str, Any]) -> None:
+            text = f"iteration {line['step']}, train loss {line['train_loss']:.3f}"
+            if "epsilon" in line:
+                text += f", epsilon spent {line['epsilon']:.3g}"
+            bar.update(task, completed=line["step"], description=text)
+
+        yield show
+
+
+def _report(result: "RunResult", run_dir: Path, output: Output) -> None:
+    losses = {"train": result.train_loss, "eval": result.eval_loss}
+    text = ", ".join(f"{name} loss {loss:.4f}" for name, loss in losses.items() if loss is not None)
+    output.say(f"{result.status} after {result.steps_taken} iterations: {result.error or text}")
+    if result.epsilon is not None:
+        output.say(f"epsilon spent {result.epsilon:.4g}; see {run_dir / RECEIPT_FILE}")
+    output.result(result.to_dict())

@@ -1,0 +1,224 @@
+"""Trains one run, from whatever its folder holds to its `result.json`.
+
+Each pass of the loop takes one step. At the end of a window a metric line is written, then a
+checkpoint where one is due; everything that decides what follows is in the checkpoint, so
+that a run killed at any moment and started again ends as one that was never killed.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpscale.config import RunConfig
+from dpscale.data.pipeline import Batch, step_batches
+from dpscale.data.units import PreparedUnits, open_units
+from dpscale.errors import RunInterrupted
+from dpscale.privacy.mechanism import law_fitting_noisy_mean
+from dpscale.privacy.noise import noise_key
+from dpscale.records import RunResult, Status, read_result
+from dpscale.training.batches import batch_source
+from dpscale.training.checkpoint import Checkpoints, Counters
+from dpscale.training.ending import write_ending
+from dpscale.training.evaluate import make_eval_loss
+from dpscale.training.heartbeat import Heartbeat
+from dpscale.training.interruption import StopRequest
+from dpscale.training.metrics import MetricsLog, metric_line
+from dpscale.training.optimizer import make_schedule
+from dpscale.training.run_folder import StartedRun, locked, start_or_resume
+from dpscale.training.spending import SpentEpsilon
+from dpscale.training.step import (
+    StepSettings,
+    TrainState,
+    empty_window,
+    init_state,
+    make_train_step,
+)
+
+Observer = Callable[[dict[str, Any]], None]
+"""Called with each metric line as it is written."""
+
+
+def train(
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    stop: StopRequest | None = None,
+    observe: Observer = lambda line: None,
+) -> RunResult:
+    """Runs a config in its folder, to the end.
+
+    A folder that holds the finished run is left as it is; one that holds a part of it is
+    continued.
+
+    Args:
+      stop: Where a request to stop appears; the run then saves its state and leaves.
+
+    Raises:
+      RunInterrupted: A stop was requested; starting again continues the run.
+      PrivacyRefusal: The run must not start, or not go on in this folder.
+      InputError: Config and data do not fit each other.
+    """
+    units = open_units(config.data.path)
+    with locked(run_dir):
+        run = start_or_resume(config, run_dir, units.manifest)
+        return read_result(run_dir) or _Training(run, units, stop or StopRequest(), observe).run()
+
+
+class _Training:
+    """One process's work on one run."""
+
+    def __init__(
+        self, run: StartedRun, units: PreparedUnits, stop: StopRequest, observe: Observer
+    ) -> None:
+        config = run.config
+        self._run, self._units, self._stop, self._observe = run, units, stop, observe
+        self._iterations = config.training.iterations
+        self._source = batch_source(run, dataset_size=units.manifest.dataset_size)
+        self._settings = _step_settings(run)
+        self._step = make_train_step(config.model, config.optimizer, config.clipping)
+        self._eval_loss = None
+        if config.data.num_eval_units:
+            self._eval_loss = make_eval_loss(
+                config.model, units.eval, num_units=config.data.num_eval_units, chunk_size=64
+            )
+        self._spent = None
+        if run.mechanism is not None and config.private is not None:
+            self._spent = SpentEpsilon(run.mechanism, delta=config.private.target_delta)
+        self._checkpoints = Checkpoints(run.run_dir, keep=config.training.keep_checkpoints)
+        self._heartbeat = Heartbeat(run.run_dir, iterations=self._iterations)
+
+    def run(self) -> RunResult:
+        """Takes all steps that are left."""
+        step = 0
+        self._started = time.monotonic()
+        try:
+            state, counters = self._restored_or_new()
+            step = int(state.step)
+            self._started = time.monotonic() - counters.wall_seconds
+            self._heartbeat.beat(Status.RUNNING, step=step, wall_seconds=counters.wall_seconds)
+            return self._take_steps(state, counters)
+        except RunInterrupted:
+            raise
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._heartbeat.beat(
+                Status.FAILED, step=step, wall_seconds=self._wall_seconds(), error=reason
+            )
+            raise
+        finally:
+            self._checkpoints.close()
+
+    def _take_steps(self, state: TrainState, counters: Counters) -> RunResult:
+        training = self._run.config.training
+        first = int(state.step)
+        metrics = MetricsLog(self._run.run_dir, keep_until=first)
+        last_line = metrics.last
+        batches = step_batches(
+            self._units.train,
+            self._source.plan,
+            slots=self._source.slots,
+            start=first,
+            stop=self._iterations,
+        )
+        for batch in batches:
+            state = self._step(
+                state, jnp.asarray(batch.tokens), jnp.asarray(batch.is_padding), self._settings
+            )
+            counters = self._count(counters, batch)
+            done = batch.step + 1
+            is_last = done == self._iterations
+            window_ends = is_last or done % training.metrics_every == 0
+            saves = is_last or done % training.checkpoint_every == 0 or self._stop.is_set
+            if (window_ends or saves) and not bool(state.is_finite):
+                return self._end(Status.DIVERGED, done, counters, last_line)
+            if window_ends:
+                last_line = self._measure(state, counters, done)
+                metrics.append(last_line)
+                state = dataclasses.replace(state, window=empty_window())
+                self._report(last_line)
+            if saves:
+                self._checkpoints.save(
+                    state, dataclasses.replace(counters, wall_seconds=self._wall_seconds())
+                )
+            if self._stop.is_set and not is_last:
+                self._interrupt(done, counters, last_line)
+        return self._end(Status.FINISHED, self._iterations, counters, last_line)
+
+    def _restored_or_new(self) -> tuple[TrainState, Counters]:
+        config = self._run.config
+        key = jax.random.fold_in(jax.random.key(config.seed), _INITIALISATION)
+        state = init_state(config.model, config.optimizer, key)
+        restored = self._checkpoints.restore_newest(state, remove_damaged=True)
+        return restored or (state, Counters())
+
+    def _count(self, counters: Counters, batch: Batch) -> Counters:
+        cut = self._source.num_drawn(batch.step) - batch.num_examples
+        return dataclasses.replace(
+            counters,
+            num_examples=counters.num_examples + batch.num_examples,
+            num_truncated_batches=counters.num_truncated_batches + (cut > 0),
+            num_truncated_examples=counters.num_truncated_examples + cut,
+        )
+
+    def _measure(self, state: TrainState, counters: Counters, done: int) -> dict[str, Any]:
+        every = self._run.config.training.eval_every
+        is_due = done == self._iterations or (every and done % every == 0)
+        return metric_line(
+            step=done,
+            window=state.window,
+            eval_loss=self._eval_loss(state.params) if self._eval_loss and is_due else None,
+            tokens=counters.num_examples * self._run.config.model.seq_len,
+            learning_rate=float(self._settings.schedule(jnp.asarray(done - 1))),
+            epsilon=self._spent(done) if self._spent else None,
+            wall_seconds=self._wall_seconds(),
+        )
+
+    def _report(self, line: dict[str, Any]) -> None:
+        self._heartbeat.beat(
+            Status.RUNNING,
+            step=line["step"],
+            wall_seconds=line["wall_seconds"],
+            train_loss=line["train_loss"],
+            epsilon=line.get("epsilon"),
+        )
+        self._observe(line)
+
+    def _interrupt(self, done: int, counters: Counters, last_line: dict[str, Any] | None) -> None:
+        write_ending(self._run, self._units.manifest, Status.INTERRUPTED, done, counters, last_line)
+        self._heartbeat.beat(Status.INTERRUPTED, step=done, wall_seconds=self._wall_seconds())
+        raise RunInterrupted(
+            f"{self._run.run_dir}: interrupted after {done} of {self._iterations} iterations, "
+            "with its state saved; run the same command again to go on."
+        )
+
+    def _end(
+        self, status: Status, done: int, counters: Counters, last_line: dict[str, Any] | None
+    ) -> RunResult:
+        counters = dataclasses.replace(counters, wall_seconds=self._wall_seconds())
+        result = write_ending(self._run, self._units.manifest, status, done, counters, last_line)
+        self._heartbeat.beat(
+            status, step=done, wall_seconds=counters.wall_seconds, error=result.error
+        )
+        return result
+
+    def _wall_seconds(self) -> float:
+        return time.monotonic() - self._started
+
+
+_INITIALISATION, _LAW_FITTING_NOISE = 0, 1
+"""Streams that `seed` is split into."""
+
+
+def _step_settings(run: StartedRun) -> StepSettings:
+    config = run.config
+    schedule = make_schedule(config.optimizer, iterations=config.training.iterations)
+    if run.mechanism is not None and run.keys is not None:
+        return StepSettings(run.mechanism.noisy_mean, schedule, noise_key(run.keys.noise))
+    assert config.law_fitting is not None
+    key = jax.random.fold_in(jax.random.key(config.seed), _LAW_FITTING_NOISE)
+    return StepSettings(law_fitting_noisy_mean(config.clipping, config.law_fitting), schedule, key)

@@ -1,0 +1,219 @@
+"""The folder of a run: started once, resumed only by the same run.
+
+Noise must never be used with two different gradients. So a folder that holds a private run's
+keys is continued only when nothing that alters a gradient, a batch or a noise scale has
+changed; everything else is refused, and starting over (in another folder) draws new keys.
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dpscale.config import RunConfig, essential
+from dpscale.data.manifest import Manifest
+from dpscale.errors import InputError, PrivacyRefusal
+from dpscale.files import read_json, write_json_atomically
+from dpscale.privacy.keys import (
+    KEY_FILE,
+    SecretKeys,
+    create_key_file,
+    draw_keys,
+    insecure_keys,
+    read_key_file,
+)
+from dpscale.privacy.mechanism import PrivateMechanism, build_private_mechanism
+from dpscale.records import CONFIG_FILE
+from dpscale.training import provenance
+
+PINNED_VERSIONS = ("jax", "jaxlib", "numpy")
+"""A private run resumes only with these as they were: they turn keys into noise and batches."""
+
+
+@dataclass(frozen=True)
+class StartedRun:
+    """A run with everything settled that its config had left open.
+
+    `mechanism` and `keys` are None for a law-fitting run.
+    """
+
+    run_dir: Path
+    run_id: str
+    config: RunConfig
+    config_hash: str
+    mechanism: PrivateMechanism | None
+    keys: SecretKeys | None
+
+    @property
+    def batch_size(self) -> int:
+        """What the summed gradient is divided by: expected batch size, or the physical one."""
+        if self.config.law_fitting is not None:
+            return self.config.law_fitting.physical_batch_size
+        assert self.config.private is not None
+        return self.config.private.expected_batch_size
+
+    @property
+    def noise_batch_ratio(self) -> float:
+        """Noise on the mean gradient, in clip norms."""
+        if self.config.law_fitting is not None:
+            return self.config.law_fitting.noise_batch_ratio
+        assert self.mechanism is not None
+        return self.mechanism.noise_batch_ratio
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Holds the folder for one process.
+
+    Raises:
+      InputError: Another process trains in it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(str(run_dir), "another process is training here.") from None
+        yield
+
+
+def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> StartedRun:
+    """Settles the run's mechanism and keys, and writes or checks `config.json`.
+
+    No step may be taken before this has returned.
+
+    Raises:
+      PrivacyRefusal: A private run whose numbers do not meet its target, or a folder that
+        holds another run.
+      InputError: Config and data do not fit each other, or a law-fitting folder holds
+        another run.
+    """
+    _check_data_fits(config, manifest)
+    path = run_dir / CONFIG_FILE
+    saved = read_json(path) if path.exists() else None
+    run_id = config.run_id if saved is None else str(saved["run_id"])
+    mechanism = None
+    if saved is not None:
+        config = _with_saved_values(config, saved["config"])
+        _check_same_run(_record(config, run_id, manifest), saved, where=str(run_dir))
+    if config.private is not None:
+        mechanism = build_private_mechanism(
+            config.private,
+            config.clipping,
+            iterations=config.training.iterations,
+            dataset_size=manifest.dataset_size,
+        )
+        config = _with_mechanism(config, mechanism)
+    keys = _keys(config, run_dir, is_new=saved is None)
+    record = _record(config, run_id, manifest)
+    if saved is None:
+        write_json_atomically(path, record)
+    return StartedRun(run_dir, run_id, config, _hash(record), mechanism, keys)
+
+
+def _check_data_fits(config: RunConfig, manifest: Manifest) -> None:
+    for name in ("seq_len", "vocab_size"):
+        wanted, found = getattr(config.model, name), getattr(manifest, name)
+        if wanted != found:
+            raise InputError(f"model.{name}", f"{wanted} does not fit the data's {found}.")
+    if config.private is not None and config.private.privacy_unit != manifest.privacy_unit:
+        raise InputError(
+            "private.privacy_unit",
+            f"{config.private.privacy_unit!r} is not the data's {manifest.privacy_unit!r}.",
+        )
+    if manifest.num_eval_units == 0 and config.data.num_eval_units > 0:
+        raise InputError("data.num_eval_units", "the data holds no evaluation units; expected 0.")
+
+
+def _with_saved_values(config: RunConfig, saved: dict[str, Any]) -> RunConfig:
+    """Takes over what the first start calibrated, where the config leaves it open."""
+    if config.private is None or saved["private"] is None:
+        return config
+    settled = {
+        name: saved["private"][name]
+        for name in ("noise_multiplier", "truncated_batch_size")
+        if getattr(config.private, name) is None
+    }
+    return dataclasses.replace(config, private=dataclasses.replace(config.private, **settled))
+
+
+def _with_mechanism(config: RunConfig, mechanism: PrivateMechanism) -> RunConfig:
+    assert config.private is not None
+    private = dataclasses.replace(
+        config.private,
+        noise_multiplier=mechanism.accounted.noise_multiplier,
+        truncated_batch_size=mechanism.truncated_batch_size,
+    )
+    return dataclasses.replace(config, private=private)
+
+
+def _check_same_run(record: dict[str, Any], saved: dict[str, Any], *, where: str) -> None:
+    is_private = saved["config"]["purpose"] == "private"
+    changed = _differences(essential(saved["config"]), essential(record["config"]))
+    if saved["data_hash"] != record["data_hash"]:
+        changed.append("data_hash")
+    if is_private:
+        changed += [
+            f"version of {name}"
+            for name in PINNED_VERSIONS
+            if saved["versions"][name] != record["versions"][name]
+        ]
+    if changed:
+        refusal = PrivacyRefusal if is_private else InputError
+        reason = "its noise would be used twice" if is_private else "this folder holds another run"
+        raise refusal(
+            where,
+            f"cannot resume with changed {', '.join(changed)}: {reason}; undo the change, or start "
+            "over in another folder.",
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Dotted names of the settings that differ."""
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            names += [f"{key}.{name}" for name in _differences(before, after)]
+        elif before != after:
+            names.append(key)
+    return names
+
+
+def _keys(config: RunConfig, run_dir: Path, *, is_new: bool) -> SecretKeys | None:
+    if config.private is None:
+        return None
+    path = run_dir / KEY_FILE
+    if not is_new:
+        if not path.exists():
+            raise PrivacyRefusal(
+                str(path), "the keys of this run are gone; start over in another folder."
+            )
+        return read_key_file(run_dir)
+    # Keys without a config.json were never used: the first start was killed before any step.
+    path.unlink(missing_ok=True)
+    seed = config.private.insecure_key_seed
+    keys = draw_keys() if seed is None else insecure_keys(seed)
+    create_key_file(run_dir, keys)
+    return keys
+
+
+def _record(config: RunConfig, run_id: str, manifest: Manifest) -> dict[str, Any]:
+    return {
+        "run_id": run_id,
+        "config": config.to_dict(),
+        "data_hash": manifest.data_hash,
+        "dataset_size": manifest.dataset_size,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+
+
+def _hash(record: dict[str, Any]) -> str:
+    seen = {"config": essential(record["config"]), "data_hash": record["data_hash"]}
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()

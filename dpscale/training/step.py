@@ -1,0 +1,151 @@
+"""One step: per-example clipped gradients, their noisy mean, Adam. Compiled once a shape.
+
+The step is the same for both purposes. Learning rate, schedule, noise and clip norm are
+arguments of the compiled function; shapes and dtypes alone decide what is compiled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpscale.config import ClippingConfig, ModelConfig, OptimizerConfig
+from dpscale.model.decoder import init_params, per_example_loss
+from dpscale.privacy.clipping import ClippedSum, clipped_grad_sum, microbatched
+from dpscale.privacy.mechanism import NoisyMean
+from dpscale.training.optimizer import Schedule, apply_update, make_adam
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["loss_sum", "norm_sum", "num_clipped", "num_examples"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class Window:
+    """Sums over the examples since the last metric line, float32 scalars. NOT PRIVATE."""
+
+    loss_sum: jax.Array
+    norm_sum: jax.Array
+    num_clipped: jax.Array
+    num_examples: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "adam", "step", "window", "is_finite"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class TrainState:
+    """What a run carries from step to step, and what a checkpoint holds.
+
+    `step` is int32, the iterations done; `is_finite` is False from the first step on that
+    left a parameter NaN or infinite.
+    """
+
+    params: Any
+    adam: Any
+    step: jax.Array
+    window: Window
+    is_finite: jax.Array
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["noisy_mean", "schedule", "noise_key"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class StepSettings:
+    """The step's run-time arguments beside state and batch. `noise_key` is secret."""
+
+    noisy_mean: NoisyMean
+    schedule: Schedule
+    noise_key: jax.Array
+
+
+TrainStep = Callable[[TrainState, jax.Array, jax.Array, StepSettings], TrainState]
+"""(state, int32[slots, S + 1] tokens, bool[slots] is_padding, settings) -> the next state."""
+
+
+def empty_window() -> Window:
+    """A window before its first example."""
+    return Window(*(jnp.zeros((), jnp.float32) for _ in range(4)))
+
+
+@partial(jax.jit, static_argnames=("model", "optimizer"))
+def init_state(model: ModelConfig, optimizer: OptimizerConfig, key: jax.Array) -> TrainState:
+    """The state before the first step."""
+    params = init_params(model, key)
+    return TrainState(
+        params=params,
+        adam=make_adam(optimizer).init(params),
+        step=jnp.zeros((), jnp.int32),
+        window=empty_window(),
+        is_finite=jnp.ones((), bool),
+    )
+
+
+def make_train_step(
+    model: ModelConfig, optimizer: OptimizerConfig, clipping: ClippingConfig
+) -> TrainStep:
+    """Builds the compiled step. It takes the state's buffers over (donation)."""
+    adam = make_adam(optimizer)
+
+    def loss_of_one(params: Any, unit_S1: jax.Array) -> jax.Array:
+        return per_example_loss(model, params, unit_S1[None])[0]
+
+    def train_step(
+        state: TrainState, tokens_BxS1: jax.Array, is_padding_B: jax.Array, settings: StepSettings
+    ) -> TrainState:
+        rule = settings.noisy_mean
+
+        def strategy(tokens: jax.Array, is_padding: jax.Array) -> ClippedSum:
+            return clipped_grad_sum(
+                loss_of_one,
+                state.params,
+                tokens,
+                is_padding,
+                l2_clip_norm=rule.l2_clip_norm,
+                rescale_to_unit_norm=rule.rescale_to_unit_norm,
+            )
+
+        clipped = microbatched(
+            strategy,
+            state.params,
+            tokens_BxS1,
+            is_padding_B,
+            microbatch_size=clipping.microbatch_size,
+        )
+        mean_grad = rule(clipped, key=settings.noise_key, step=state.step)
+        direction, adam_state = adam.update(mean_grad, state.adam)
+        params = apply_update(state.params, direction, settings.schedule(state.step))
+        return TrainState(
+            params=params,
+            adam=adam_state,
+            step=state.step + 1,
+            window=_add_to_window(state.window, clipped, is_padding_B, rule),
+            is_finite=state.is_finite & _all_finite(params),
+        )
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def _add_to_window(
+    window: Window, clipped: ClippedSum, is_padding_B: jax.Array, rule: NoisyMean
+) -> Window:
+    is_clipped_B = ~is_padding_B & (clipped.norms > rule.l2_clip_norm)
+    return Window(
+        loss_sum=window.loss_sum + jnp.sum(clipped.losses),
+        norm_sum=window.norm_sum + jnp.sum(clipped.norms),
+        num_clipped=window.num_clipped + jnp.sum(is_clipped_B),
+        num_examples=window.num_examples + jnp.sum(~is_padding_B),
+    )
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
