@@ -19,53 +19,43 @@ MAX_DEFAULT_WORKERS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
-    """Turn text files into privacy units of tokens, ready for `dpscale train`.
+    """Turn text files into privacy units of tokens, ready for dpscale train.
 
     Documents are tokenized, joined with an end-of-text token between them, and cut into units
-    of S+1 tokens. One unit is one record: epsilon protects one unit. About --eval-fraction of
-    the documents are held out before that, by a hash of their text. A call that was interrupted
-    continues where it was when it is given again.
+    of S+1 tokens. One unit is one record: epsilon protects one unit. Some of the documents are
+    held out before that, chosen by a hash of their text, so that the same text is always on the
+    same side. An evaluation loss is published without noise: held-out documents are not protected.
 
-    Files that ship with the package can be named wherever a file is expected:
-    embedded:sotu (the State of the Union speeches), embedded:moby-1024 and
-    embedded:moby-2048 (tokenizers trained on Moby Dick).
+    Inputs are .txt files (each is one document), .jsonl files (one JSON object a line) and
+    Parquet files; .txt and .jsonl also compressed as .gz, .xz or .zst. Files that ship with the
+    package can be named too: embedded:sotu (the State of the Union speeches), embedded:moby-1024
+    and embedded:moby-2048 (tokenizers trained on Moby Dick).
 
-    Example: dpscale prepare --input embedded:sotu --tokenizer embedded:moby-1024 --seq-len 64
-    --out data
+    While the folder is being made, its work stands beside it in a folder with .partial after the
+    name; an interrupted call continues there when it is given again.
+
+    Example: dpscale prepare --input embedded:sotu --tokenizer embedded:moby-1024 --seq-len 64 --out
+    data
     """
 
     input: tuple[str, ...]
-    """Text files, in order: .txt (one document each), .jsonl (one JSON object a line) or
-    .parquet; .txt and .jsonl also as .gz, .xz or .zst."""
-
+    """Text files, in order."""
     tokenizer: str
-    """A sentencepiece model. Take one that was not trained on the text to protect: such a
-    tokenizer leaks about it outside epsilon."""
-
+    """A sentencepiece model; one trained on the protected text leaks about it outside epsilon."""
     seq_len: int
     """S, the tokens that a model predicts in one unit; a unit holds S+1."""
-
     out: Path
-    """The folder to make. While it is being made, its work stands in a folder with .partial
-    after the name."""
-
+    """The folder to make."""
     text_field: str = "text"
-    """The field of a .jsonl line, or the column of a .parquet file, that holds the text."""
-
+    """Field of a .jsonl line, or column of a Parquet file, that holds the text."""
     eval_fraction: float = 0.05
-    """Share of the documents to hold out, in [0, 1). The same text is always on the same side.
-    An evaluation loss is printed without noise: held-out documents are not protected."""
-
+    """Share of the documents to hold out, in [0, 1)."""
     keep_duplicates: bool = False
-    """Keep units that equal an earlier one. Without it they are dropped and counted. A training
-    unit that equals a held-out unit is dropped in either case."""
-
+    """Keep units that equal an earlier one; training units that equal a held-out one still go."""
     privacy_unit: Literal["sequence", "document"] = "sequence"
-    """What one record is. Only sequence can be had from packed units; document is refused."""
-
+    """What one record is; document is refused, as packed units cannot give it."""
     workers: int | None = None
-    """Processes that tokenize; the result is the same for any number. Default: one for each
-    CPU core, up to 16."""
+    """Processes that tokenize, by default one for each core up to 16; they change no result."""
 
 
 def run(options: Options, output: Output) -> ExitCode:

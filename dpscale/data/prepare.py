@@ -77,8 +77,13 @@ def prepare(
     partial.mkdir(parents=True, exist_ok=True)
     with _alone_in(partial):
         _claim(partial, asked)
-        spool = _filled_spool(partial, request, tokenizer, workers, on_progress)
-        _finish(partial, request, tokenizer, spool, asked, on_progress)
+        try:
+            spool = _filled_spool(partial, request, tokenizer, workers, on_progress)
+            _finish(partial, request, tokenizer, spool, asked, on_progress)
+        except InputError:
+            if not (partial / STATE_FILE).exists():  # no work in it that could be continued
+                shutil.rmtree(partial)
+            raise
         (partial / "finished").rename(out)
         shutil.rmtree(partial)
     return open_units(out).manifest
@@ -138,6 +143,7 @@ def _finish(
         progress=lambda share: on_progress("finding duplicates", share),
     )
     if not kept.train.any():
+        (partial / STATE_FILE).unlink()  # other settings are needed: these cannot continue
         raise InputError("--input", _nothing_left(spool, request))
     folder = partial / "finished"
     shutil.rmtree(folder, ignore_errors=True)
