@@ -3,8 +3,10 @@
 **Interval.** A 90 % prediction interval for the loss of one new run at x, on the log scale:
 log L(x) ± t · sqrt(s² + v(x)), where
 
-- s² is the larger of the mean squared log error on the held-out runs and the squared
+- s² is the largest of three: the mean squared log error on the held-out runs; the squared
   scatter of single runs about the law (`run_scatter`), so that it holds seed-to-seed noise;
+  and the mean squared log distance to the other forms' predictions, each form weighted by the
+  inverse of its held-out mean square, which grows where no run has been;
 - v(x) is the uncertainty of the fit itself: for a parametric form the variance of log L(x)
   over bootstrap replicates, each with random weights on whole *runs*; for the
   semi-parametric law `run_scatter`² times the squared interpolation weights, which is what
@@ -59,6 +61,11 @@ class FormScore:
     def mean_abs_error(self) -> float:
         """Mean absolute relative error."""
         return float(np.mean([abs(point.relative_error) for point in self.points]))
+
+    @property
+    def mean_error(self) -> float:
+        """Mean signed relative error: positive where the form predicts too much."""
+        return float(np.mean([point.relative_error for point in self.points]))
 
     @property
     def worst_abs_error(self) -> float:
@@ -200,9 +207,45 @@ class ScalingLaw:
             logs = [float(FORMS[name].log_loss(each, points)) for each in replicates]
             # About the fit itself, not about the replicates' mean: their offset counts too.
             of_fit = float(np.mean((np.array(logs) - math.log(middle)) ** 2)) if logs else 0.0
-        of_run = max(self.score(name).mean_squared_log_error, self.run_scatter**2)
+        of_run = max(
+            self.score(name).mean_squared_log_error,
+            self.run_scatter**2,
+            self._disagreement(name, middle, num_params, iterations, noise_batch_ratio, batch_size),
+        )
         half = self.t_quantile * math.sqrt(of_run + of_fit)
         return middle * math.exp(-half), middle * math.exp(half)
+
+    def _disagreement(
+        self,
+        name: FormName,
+        middle: float,
+        num_params: float,
+        iterations: float,
+        noise_batch_ratio: float,
+        batch_size: float | None,
+    ) -> float:
+        """Weighted mean squared log distance of the other forms' predictions from `middle`."""
+        others = [score for score in self.scores if score.form != name]
+        squares = [
+            math.log(
+                float(
+                    self.predict(
+                        num_params,
+                        iterations,
+                        noise_batch_ratio,
+                        batch_size=batch_size,
+                        form=score.form,
+                    )
+                )
+                / middle
+            )
+            ** 2
+            for score in others
+        ]
+        weights = [
+            1 / max(score.mean_squared_log_error, self.run_scatter**2, 1e-12) for score in others
+        ]
+        return float(np.average(squares, weights=weights))
 
     def _fit_of(self, name: FormName) -> ParametricFit:
         for fit in self.parametric:

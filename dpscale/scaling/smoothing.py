@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from dpscale.scaling.forms import Array
@@ -68,7 +69,7 @@ class PlanCurve:
         return float(self.steps[-1])
 
     @property
-    def last_part(self) -> Array:
+    def last_part(self) -> NDArray[np.bool_]:
         """bool[measurements]: whether the loss counts as that of a run ending there."""
         return np.asarray(self.steps >= LAST_PART * self.iterations)
 

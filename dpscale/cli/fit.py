@@ -1,0 +1,148 @@
+"""`dpscale fit`: scaling laws from the results of a sweep."""
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from dpscale.cli.output import CommonOptions, Output
+from dpscale.errors import ExitCode, InputError
+
+if TYPE_CHECKING:
+    from dpscale.scaling.law import ScalingLaw
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(CommonOptions):
+    """Fit scaling laws to the law-fitting runs of a sweep, and compare them on held-out runs.
+
+    Fits the semi-parametric law and two parametric forms of arXiv 2501.18914 and one form of
+    our own, first without the held-out runs, which they then predict, and in the end to all
+    runs. The form with the least held-out error is the law's default. Runs that are left out
+    are listed with their reasons.
+    """
+
+    runs: Annotated[Path, tyro.conf.Positional]
+    """A sweep's folder, a folder of runs, or a results table (.parquet, .csv)."""
+    out: Path
+    """Where the law is written, such as law.json."""
+    figures: Path | None = None
+    """Folder for figures (PNG)."""
+    target: Literal["train_loss", "eval_loss"] = "train_loss"
+    """Which loss the law predicts."""
+    hold_out: Literal["largest-size", "largest-size-and-noise"] = "largest-size"
+    """Which runs the comparison predicts."""
+    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise"] | None = None
+    """Make this form the law's default, whatever the comparison says."""
+    bootstraps: int = 100
+    """Bootstrap replicates over runs, for the prediction intervals."""
+
+
+def run(options: Options, output: Output) -> ExitCode:
+    """Fits, reports, writes the law and its figures."""
+    from dpscale.scaling.fit import fit_law
+    from dpscale.scaling.lawfile import save_law
+    from dpscale.scaling.runs import read_runs
+
+    if options.bootstraps < 2:
+        raise InputError("--bootstraps", f"expected at least 2, found {options.bootstraps}.")
+    runs = read_runs(options.runs, target=options.target)
+    output.say(f"{len(runs.runs)} runs to fit, {len(runs.excluded)} left out")
+    law = fit_law(
+        runs, hold_out=options.hold_out, form=options.form, num_replicates=options.bootstraps
+    )
+    save_law(law, options.out)
+    figures: list[Path] = []
+    if options.figures is not None:
+        from dpscale.scaling.figures import draw_figures
+        from dpscale.scaling.smoothing import smooth
+
+        figures = draw_figures(law, smooth(runs.runs), options.figures)
+    _print(law, output)
+    output.say(f"wrote {options.out}" + (f" and {len(figures)} figures" if figures else ""))
+    output.result(_json(law, options.out, figures))
+    return ExitCode.OK
+
+
+def _print(law: "ScalingLaw", output: Output) -> None:
+    for reason, count in Counter(run.reason for run in law.excluded).items():
+        names = [run.run_id for run in law.excluded if run.reason == reason]
+        shown = ", ".join(names[:3]) + (", ..." if count > 3 else "")
+        output.say(f"left out {count}: {reason} ({shown})")
+    output.say(f"held out: {law.held_out_rule}; {len(law.scores[0].points)} measurements")
+    output.table(
+        ("form", "mean error", "worst error", "signed mean", ""),
+        [
+            (
+                score.form,
+                f"{score.mean_abs_error:.2%}",
+                f"{score.worst_abs_error:.2%}",
+                f"{score.mean_error:+.2%}",
+                "default" if score.form == law.form else "",
+            )
+            for score in law.scores
+        ],
+    )
+    for point in law.score().points:
+        output.say(
+            f"  {law.form}: {point.num_params:,} parameters, {point.iterations:,} iterations, "
+            f"ratio {point.noise_batch_ratio:.3g}: predicted {point.predicted_loss:.3f}, measured "
+            f"{point.measured_loss:.3f} ({point.relative_error:+.2%})"
+        )
+    for fit in law.parametric:
+        if not fit.converged:
+            output.warn(f"{fit.form}: the search did not converge; do not use its coefficients.")
+        if fit.at_bound:
+            output.say(f"{fit.form}: {', '.join(fit.at_bound)} at a bound: not set by these runs")
+    spans = law.valid_range
+    output.say(
+        f"predicts {law.target} in nats per token, for {spans.num_params[0]:,.0f} to "
+        f"{spans.num_params[1]:,.0f} parameters ({law.num_params_meaning}), "
+        f"{spans.iterations[0]:,.0f} to {spans.iterations[1]:,.0f} iterations, noise-batch ratio "
+        f"{spans.noise_batch_ratio[0]:.3g} to {spans.noise_batch_ratio[1]:.3g}, at physical batch "
+        f"{law.physical_batch_size}"
+    )
+    output.say(f"schedule: {law.schedule_note}")
+    edges = sum(optimum.at_edge for optimum in law.learning_rates.optima)
+    if edges:
+        output.say(
+            f"learning rate: at the edge of the swept rates in {edges} of "
+            f"{len(law.learning_rates.optima)} cells; widen the rates to find the optimum there"
+        )
+
+
+def _json(law: "ScalingLaw", path: Path, figures: list[Path]) -> dict[str, object]:
+    return {
+        "law": str(path),
+        "form": law.form,
+        "form_chosen_by": law.form_chosen_by,
+        "target": law.target,
+        "held_out": law.held_out_rule,
+        "errors": {
+            score.form: {
+                "mean_abs_error": score.mean_abs_error,
+                "worst_abs_error": score.worst_abs_error,
+                "mean_error": score.mean_error,
+                "points": [
+                    {**dataclasses.asdict(point), "relative_error": point.relative_error}
+                    for point in score.points
+                ],
+            }
+            for score in law.scores
+        },
+        "num_runs": len(law.run_ids),
+        "num_excluded": len(law.excluded),
+        "excluded": [dataclasses.asdict(run) for run in law.excluded],
+        "coefficients": {fit.form: dict(fit.coefficients) for fit in law.parametric},
+        "converged": {fit.form: fit.converged for fit in law.parametric},
+        "valid_range": dataclasses.asdict(law.valid_range),
+        "physical_batch_size": law.physical_batch_size,
+        "seq_len": law.seq_len,
+        "vocab_size": law.vocab_size,
+        "run_scatter": law.run_scatter,
+        "schedule_note": law.schedule_note,
+        "figures": [str(figure) for figure in figures],
+    }

@@ -1,0 +1,73 @@
+"""From a recommendation to the config of the private run it recommends."""
+
+from dpscale.config import (
+    ClippingConfig,
+    DataConfig,
+    OptimizerConfig,
+    PrivateConfig,
+    RunConfig,
+    TrainingConfig,
+    to_toml,
+)
+from dpscale.scaling.budget import Budget
+from dpscale.scaling.recommend import MICROBATCH_SIZE, Recommendation
+
+_FEWEST_WINDOWS, _MOST_WINDOWS = 20, 40
+
+
+def private_config(best: Recommendation, budget: Budget, *, data_path: str) -> RunConfig:
+    """A complete config that `dpscale train` takes as it is.
+
+    Optimizer and clipping beyond the learning rate are the defaults, which are those of the
+    law-fitting runs unless their sweep changed them.
+    """
+    window = metrics_window(best.iterations)
+    return RunConfig(
+        purpose="private",
+        model=best.model,
+        data=DataConfig(path=data_path),
+        optimizer=OptimizerConfig(learning_rate=best.learning_rate.learning_rate),
+        training=TrainingConfig(
+            iterations=best.iterations,
+            metrics_every=window,
+            eval_every=5 * window,
+            checkpoint_every=2 * window,
+        ),
+        clipping=ClippingConfig(microbatch_size=min(MICROBATCH_SIZE, best.expected_batch_size)),
+        private=PrivateConfig(
+            target_epsilon=budget.epsilon,
+            target_delta=budget.delta,
+            expected_batch_size=best.expected_batch_size,
+            noise_multiplier=best.noise_multiplier,
+            truncated_batch_size=best.truncated_batch_size,
+        ),
+    )
+
+
+def private_config_toml(best: Recommendation, budget: Budget, *, data_path: str, law: str) -> str:
+    """The config as TOML, under a header that says where it comes from."""
+    low, high = best.predicted_loss_interval
+    header = "\n".join(
+        [
+            f"Recommended by `dpscale recommend` from the law {law} ({best.form}).",
+            f"Budget: epsilon {budget.epsilon:g}, delta {budget.delta:.3g}, "
+            f"{budget.train_flops:.4g} FLOPs, {budget.dataset_size:,} privacy units.",
+            f"Predicted {best.predicts}: {best.predicted_loss:.4f} nats per token "
+            f"(90 % interval {low:.4f} to {high:.4f}).",
+            *(f"Outside the law: {each.message}." for each in best.extrapolations),
+        ]
+    )
+    config = private_config(best, budget, data_path=data_path)
+    return to_toml(config.to_dict(), header=header)
+
+
+def metrics_window(iterations: int) -> int:
+    """Iterations between metric lines: 20 to 40 windows a run, whole ones where possible.
+
+    >>> metrics_window(400), metrics_window(397), metrics_window(7)
+    (10, 13, 1)
+    """
+    shortest = max(1, -(-iterations // _MOST_WINDOWS))
+    longest = max(shortest, iterations // _FEWEST_WINDOWS)
+    whole = [each for each in range(shortest, longest + 1) if iterations % each == 0]
+    return whole[0] if whole else max(1, round(iterations / 30))
