@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import lzma
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -77,6 +78,8 @@ def check_inputs(paths: Sequence[Path]) -> None:
         _format(path)
         if not path.is_file():
             raise InputError(str(path), "no such file.")
+        if not os.access(path, os.R_OK):
+            raise InputError(str(path), "you may not read this file; change its permissions.")
         if path.resolve() in seen:
             raise InputError(str(path), "given twice; its units would all be duplicates.")
         seen.add(path.resolve())
@@ -144,9 +147,9 @@ class CorpusReader:
 
         before, size, row = self.bytes_read, path.stat().st_size, 0
         try:
-            with parquet.ParquetFile(path) as table:
+            with parquet.ParquetFile(path, buffer_size=2**20) as table:  # else a whole row group
                 _check_text_column(table.schema_arrow, self._text_field, path)
-                for batch in table.iter_batches(batch_size=256, columns=[self._text_field]):
+                for batch in table.iter_batches(batch_size=64, columns=[self._text_field]):
                     for value in batch.column(0):
                         row += 1
                         yield self._row(path, row, value)
@@ -195,7 +198,7 @@ def _json_text(line: str, text_field: str, where: str) -> str:
 
 
 def _format(path: Path) -> str:
-    suffixes = path.suffixes
+    suffixes = [suffix.lower() for suffix in path.suffixes]
     compressed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
     kind = "".join(suffixes[-2:-1] if compressed else suffixes[-1:])
     if kind not in FORMATS or (compressed and kind == ".parquet"):
@@ -208,16 +211,17 @@ def _format(path: Path) -> str:
 
 
 def _is_parquet(file: str) -> bool:
-    return file.endswith(".parquet")
+    return file.lower().endswith(".parquet")
 
 
 def _decompressed(raw: BinaryIO, path: Path) -> BinaryIO:
     """`raw` itself, or a stream of what is packed in it."""
-    if path.suffix == ".gz":
+    suffix = path.suffix.lower()
+    if suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw))
-    if path.suffix == ".xz":
+    if suffix == ".xz":
         return cast(BinaryIO, lzma.LZMAFile(raw))
-    if path.suffix == ".zst":
+    if suffix == ".zst":
         import pyarrow as pa
 
         # The zstandard package ends a cut-off stream without an error; pyarrow reports it.

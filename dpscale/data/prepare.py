@@ -7,6 +7,7 @@ The manifest is written last, and then the finished folder gets its name by a re
 """
 
 import contextlib
+import errno
 import fcntl
 import shutil
 from collections.abc import Callable, Iterator
@@ -66,6 +67,8 @@ def prepare(
       InputError: A wrong file or document; `out` holds something else, or was prepared (fully
         or half) with other settings; another process is at it; no training unit is left.
     """
+    if out.name in ("", ".."):
+        raise InputError("--out", f"expected the name of a folder to make, found {str(out)!r}.")
     check_inputs(request.inputs)
     tokenizer = Tokenizer(request.tokenizer, where="--tokenizer")
     partial = out.with_name(out.name + ".partial")
@@ -74,8 +77,7 @@ def prepare(
         check_same(asked, read_identity(out), out)
         shutil.rmtree(partial, ignore_errors=True)  # a kill right after the rename leaves it
         return open_units(out).manifest
-    partial.mkdir(parents=True, exist_ok=True)
-    with _alone_in(partial):
+    with _writing(partial), _alone_in(partial):
         _claim(partial, asked)
         try:
             spool = _filled_spool(partial, request, tokenizer, workers, on_progress)
@@ -233,6 +235,26 @@ def _nothing_left(spool: Spool, request: PrepareRequest) -> str:
         f"tokens, a unit needs {request.seq_len + 1} ({held_out.num_documents} documents are held "
         "out, see --eval-fraction)."
     )
+
+
+@contextlib.contextmanager
+def _writing(partial: Path) -> Iterator[None]:
+    """Makes `partial`; a disk that is full or not ours to write on becomes an `InputError`."""
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+            errno.EACCES,
+            errno.EROFS,
+            errno.ENOTDIR,
+        ):
+            raise
+        raise InputError(
+            "--out", f"{partial}: {error.strerror}; mend that, and the same command goes on."
+        ) from None
 
 
 @contextlib.contextmanager

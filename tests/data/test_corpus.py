@@ -79,6 +79,14 @@ def test_a_byte_order_mark_and_blank_lines_are_no_text(tmp_path: Path) -> None:
     assert read(lines, text) == ["one", "two", "one"]
 
 
+def test_suffixes_in_capitals_mean_the_same(tmp_path: Path) -> None:
+    paths = [tmp_path / "A.JSONL.XZ", tmp_path / "B.TXT", tmp_path / "C.Parquet"]
+    paths[0].write_bytes(lzma.compress(json_lines(["one"])))
+    paths[1].write_text("two")
+    parquet.write_table(pa.table({"text": ["three"]}), paths[2])
+    assert read(*paths) == ["one", "two", "three"]
+
+
 def test_a_last_line_without_newline_counts(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(json_lines(["one", "two"])[:-1])

@@ -1,6 +1,7 @@
 """From text to a prepared folder, against a loop over lists; kills, repeats, refusals."""
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -254,6 +255,25 @@ def test_something_else_at_the_folder_is_left_alone(
     assert contents(out) == {"thesis.txt": b"ten years of work"}
     (out / "thesis.txt").unlink()
     assert prepare(request_, out, workers=1).dataset_size > 0  # an empty folder is fine
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_line(
+    tmp_path: Path, request_: PrepareRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(InputError, match=r"^--out: .*Not a directory"):
+        prepare(request_, tmp_path / "file" / "out", workers=1)
+    with pytest.raises(InputError, match=r"^--out: expected the name of a folder"):
+        prepare(request_, Path("."), workers=1)
+
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare_module, "write_shards", full)
+        with pytest.raises(InputError, match=r"^--out: .*No space left on device; mend that"):
+            prepare(request_, tmp_path / "out", workers=1)
+    assert prepare(request_, tmp_path / "out", workers=1).dataset_size > 0
 
 
 def test_two_at_once_are_refused(tmp_path: Path, request_: PrepareRequest) -> None:
