@@ -25,5 +25,9 @@ def embed(table_VxD: jax.Array, tokens: jax.Array, *, dtype: jnp.dtype) -> jax.A
     Returns:
       [..., D] in `dtype`. The gradient of the table is float32 and summed in float32.
     """
-    rows = table_VxD.at[tokens].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    rows = (
+        jnp.asarray(table_VxD)
+        .at[tokens]
+        .get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    )
     return rows.astype(dtype)
