@@ -34,7 +34,8 @@ class Options(CommonOptions):
     out: Path
     """Folder for configs, runs, logs and the results table."""
     jobs: int | None = None
-    """Runs at a time; by default one for each core. Each is pinned to a core of its own."""
+    """Runs at a time; by default one for each core, and each pinned to its own. Use 1 where
+    runs share one accelerator."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Replace a setting of the base, as in --set training.iterations=100; may be repeated."""
     retries: int = 1

@@ -14,6 +14,7 @@ import pytest
 
 from dpscale.cli import main as command_line
 from dpscale.cli import sweep as sweep_verb
+from dpscale.sweep.layout import SweepFolder, locked
 
 SWEEP = """
 [base]
@@ -135,6 +136,15 @@ def test_a_wrong_option_is_one_line_and_runs_nothing(
     assert line.startswith("dpscale sweep: ")
     assert message in line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_which_another_sweep_works_is_refused(
+    sweep_file: Path, mode: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(SweepFolder(tmp_path / "out")):
+        assert dpscale("sweep", sweep_file, "--out", tmp_path / "out") == 2
+    assert "--out: another sweep works in" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "runs").exists()
 
 
 def test_set_may_be_repeated(sweep_file: Path, mode: list[str], tmp_path: Path) -> None:
