@@ -44,8 +44,9 @@ result = dict(run_id=os.path.basename(out), purpose="law-fitting", status="finis
     iterations=20, steps_taken=20, noise_batch_ratio=0.5, noise_multiplier=None,
     learning_rate=0.1, l2_clip_norm=1.0, train_loss=3.0, eval_loss=3.1, train_flops=1e6,
     epsilon=None, wall_seconds=2.0, data_hash="abc", dataset_size=100, commit=None, device="cpu")
-with open(out + "/result.json", "w") as file:
+with open(out + "/result.json.new", "w") as file:
     json.dump(result, file)
+os.replace(out + "/result.json.new", out + "/result.json")
 """
 
 
