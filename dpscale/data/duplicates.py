@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,19 @@ _ENTRY = np.dtype([("hash_high", "<u8"), ("hash_low", "<u8"), ("index", "<u8"), 
 _EVAL, _TRAIN = 0, 1
 
 Units = npt.NDArray[np.unsignedinteger]
+
+
+class UnitRows(Protocol):
+    """Units `[n, S + 1]` that are read slice by slice: an array, or `packing.RawUnits`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    @property
+    def dtype(self) -> np.dtype[Any]: ...  # noqa: D102
+    @property
+    def itemsize(self) -> int: ...  # noqa: D102
+    def __len__(self) -> int: ...
+    def __getitem__(self, rows: slice, /) -> Units: ...
 
 
 @dataclass(frozen=True)
@@ -38,8 +52,8 @@ class Kept:
 
 
 def find_kept(
-    train: Units,
-    held_out: Units,
+    train: UnitRows,
+    held_out: UnitRows,
     folder: Path,
     *,
     keep_duplicates: bool,
@@ -104,7 +118,7 @@ def _sorted(entries: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
 
 
 def _scatter(
-    held_out: Units, train: Units, folder: Path, progress: Callable[[float], None]
+    held_out: UnitRows, train: UnitRows, folder: Path, progress: Callable[[float], None]
 ) -> None:
     """Writes an entry for each unit into the file that its hash belongs to."""
     total, done = max(1, len(held_out) + len(train)), 0
@@ -130,7 +144,7 @@ def _scatter(
             file.close()
 
 
-def blocks(units: Units) -> Iterator[tuple[int, Units]]:
+def blocks(units: UnitRows) -> Iterator[tuple[int, Units]]:
     """Consecutive blocks of units of bounded size, each with the index of its first unit."""
     rows = max(1, _BLOCK_BYTES // max(1, units.shape[1] * units.itemsize))
     for start in range(0, len(units), rows):

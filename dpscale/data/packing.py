@@ -87,15 +87,49 @@ class UnitFile:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file; it can be read with `units` then."""
+        """Closes the file; all of it can be read with `units` then."""
         self._file.close()
 
-    def units(self) -> npt.NDArray[np.unsignedinteger]:
-        """All units, `[n, S + 1]`, memory-mapped."""
-        shape = (self._counts.num_units, self.unit_len)
-        if not self._counts.num_units:
-            return np.empty(shape, self.dtype)
-        return np.memmap(self.path, self.dtype, mode="r", shape=shape)
+    def units(self) -> "RawUnits":
+        """All units; flushed by `close` or `sync` first."""
+        return RawUnits(self.path, self._counts.num_units, self.unit_len, self.dtype)
+
+
+@dataclass(frozen=True)
+class RawUnits:
+    """Units in a raw file, read slice by slice, like an array `[num_units, unit_len]`.
+
+    It is not a memory map: the pages of one count as the process's memory until the kernel
+    wants them back, and the file can be larger than the machine's memory.
+    """
+
+    path: Path
+    num_units: int
+    unit_len: int
+    dtype: np.dtype[Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(units, tokens in each)."""
+        return self.num_units, self.unit_len
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a token."""
+        return self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return self.num_units
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        start, stop, _ = rows.indices(self.num_units)
+        tokens = np.fromfile(
+            self.path,
+            self.dtype,
+            count=max(0, stop - start) * self.unit_len,
+            offset=start * self.unit_len * self.itemsize,
+        )
+        return tokens.reshape(-1, self.unit_len)
 
 
 class Spool:

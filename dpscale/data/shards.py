@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dpscale.data.duplicates import Units, blocks
+from dpscale.data.duplicates import UnitRows, Units, blocks
 from dpscale.data.manifest import FileHash, FileHashes
 
 SHARD_BYTES = 512 * 2**20
 
 
 def write_shards(
-    units: Units,
+    units: UnitRows,
     kept: npt.NDArray[np.bool_],
     folder: Path,
     side: str,

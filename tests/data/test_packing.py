@@ -48,11 +48,12 @@ def test_every_token_stands_in_one_unit_or_the_remainder_also_after_kills(
         (spool.train.state, spool.train.units(), sum(a for a, _ in lengths)),
         (spool.eval.state, spool.eval.units(), sum(b for _, b in lengths)),
     ):
-        assert units.shape == (length // unit_len, unit_len)
+        assert units.shape == units[:].shape == (length // unit_len, unit_len)
+        assert units[1:3].tolist() == units[:][1:3].tolist()
         assert len(state_of.remainder) == length % unit_len
         assert state_of.num_tokens == length
         assert state_of.num_documents == len(made)
-    assert [*spool.train.units().reshape(-1), *spool.train.state.remainder] == list(
+    assert [*spool.train.units()[:].reshape(-1), *spool.train.state.remainder] == list(
         range(sum(a for a, _ in lengths))
     )
     assert spool.num_empty_documents == len(made)

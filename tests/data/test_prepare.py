@@ -33,7 +33,7 @@ def request_(corpus: Path, tokenizer_path: Path) -> PrepareRequest:
 @pytest.fixture
 def many_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of a few documents, each saved at once."""
-    monkeypatch.setattr(tokenization, "CHUNK_BYTES", 200)
+    monkeypatch.setattr(tokenization, "CHUNK_BYTES", 600)
     monkeypatch.setattr(prepare_module, "SAVE_EVERY", 1)
 
 
