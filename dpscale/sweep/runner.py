@@ -113,8 +113,8 @@ class SweepRun:
             while waiting or self._running:
                 if self.stop_requests():
                     raise RunInterrupted("interrupted; run the same command again to go on.")
-                self._start_from(waiting)
                 self._look(waiting)
+                self._start_from(waiting)
                 self.observe(self._states())
                 if self._running:
                     self.clock.sleep(self.settings.poll_seconds)
