@@ -21,6 +21,9 @@ from dpscale.errors import InputError
 MAX_DOCUMENT_BYTES = 64 * 2**20
 """A document is held in memory whole, by each process that works on one; more is refused."""
 
+MAX_ROW_GROUP_BYTES = 2 * 2**30
+"""pyarrow was measured to hold two thirds of a Parquet row group's text while reading it."""
+
 FORMATS = (".txt", ".jsonl", ".parquet")
 COMPRESSIONS = (".gz", ".xz", ".zst")
 _UTF8_MARK = b"\xef\xbb\xbf"
@@ -109,7 +112,8 @@ class CorpusReader:
         """Reads the files from the start.
 
         Raises:
-          InputError: A damaged file, or a document above `MAX_DOCUMENT_BYTES`.
+          InputError: A damaged file, a document above `MAX_DOCUMENT_BYTES`, or a Parquet row
+            group above `MAX_ROW_GROUP_BYTES`.
         """
         self.bytes_read = 0
         readers = {".txt": self._whole_file, ".jsonl": self._lines, ".parquet": self._rows}
@@ -147,13 +151,16 @@ class CorpusReader:
 
         before, size, row = self.bytes_read, path.stat().st_size, 0
         try:
-            with parquet.ParquetFile(path, buffer_size=2**20) as table:  # else a whole row group
-                _check_text_column(table.schema_arrow, self._text_field, path)
-                for batch in table.iter_batches(batch_size=64, columns=[self._text_field]):
-                    for value in batch.column(0):
-                        row += 1
-                        yield self._row(path, row, value)
-                    self.bytes_read = before + size * row // table.metadata.num_rows
+            with parquet.ParquetFile(path) as table:
+                _check_text_column(table, self._text_field, path)
+                for group in range(table.num_row_groups):  # over all groups at once, memory grows
+                    for batch in table.iter_batches(
+                        64, row_groups=[group], columns=[self._text_field], use_threads=False
+                    ):
+                        for value in batch.column(0):
+                            row += 1
+                            yield self._row(path, row, value)
+                        self.bytes_read = before + size * row // table.metadata.num_rows
         except (pa.ArrowException, OSError) as error:
             raise InputError(str(path), f"cannot be read as Parquet ({error}).") from None
 
@@ -238,9 +245,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(str(path), f"damaged or not a {path.suffix} file ({error}).") from None
 
 
-def _check_text_column(schema: Any, text_field: str, path: Path) -> None:
+def _check_text_column(table: Any, text_field: str, path: Path) -> None:
     import pyarrow as pa
 
+    schema = table.schema_arrow
     if text_field not in schema.names:
         raise InputError(
             str(path),
@@ -249,6 +257,14 @@ def _check_text_column(schema: Any, text_field: str, path: Path) -> None:
     kind = schema.field(text_field).type
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise InputError(str(path), f"column {text_field!r}: expected strings, found {kind}.")
+    for group in range(table.num_row_groups):
+        size = table.metadata.row_group(group).total_byte_size
+        if size > MAX_ROW_GROUP_BYTES:
+            raise InputError(
+                str(path),
+                f"row group {group} has {size // 2**20} MiB, more than "
+                f"{MAX_ROW_GROUP_BYTES // 2**20}; write the file with smaller row groups.",
+            )
 
 
 def _check_size(num_bytes: int, where: str, way_out: str) -> None:

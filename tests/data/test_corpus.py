@@ -175,3 +175,23 @@ def test_a_document_that_would_not_fit_in_memory_is_refused(
     else:
         path.write_bytes(b"b" * 1001 if kind == "txt" else b'{"text": "a"}\n' + b"b" * 5000)
     expect(path, {"jsonl": ":2", "txt": "", "parquet": ": row 2"}[kind] + ": one document of more")
+
+
+def test_a_row_group_that_would_not_fit_in_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    parquet.write_table(pa.table({"text": [str(i) * 90 for i in range(200)]}), path)
+    monkeypatch.setattr(corpus, "MAX_ROW_GROUP_BYTES", 1000)
+    expect(path, ": row group 0 has .* write the file with smaller row groups")
+
+
+def test_memory_does_not_grow_with_the_row_groups_of_a_parquet_file(tmp_path: Path) -> None:
+    """Iterating over all row groups at once, pyarrow keeps much of what has been read."""
+    path = tmp_path / "a.parquet"
+    texts = [f"{i} " * 2000 for i in range(1000)]  # 10 MB
+    parquet.write_table(pa.table({"text": texts}), path, row_group_size=50, compression=None)
+    most = 0
+    for _ in CorpusReader([path], text_field="text"):
+        most = max(most, pa.total_allocated_bytes())
+    assert most < sum(map(len, texts)) / 4
