@@ -4,7 +4,7 @@ It knows nothing of privacy and touches no weight: `weights` does. Three functio
 whole interface: `init_params`, `per_example_loss`, `logits`.
 
 Parameters are a nested dict of float32 arrays. The layers share one structure and their
-arrays are stacked, layer first, so that one compiled block serves every depth:
+arrays are stacked, layer first, so that one compiled block can serve every depth:
 
     embedding/table [V, D]                          final_norm/scale [D]
     layers/attention/{query,key,value,output}/kernel [L, in, out]
@@ -28,9 +28,11 @@ from dpscale.model.weights import Dense, RMSNorm, TiedEmbedding
 Params = dict[str, Any]
 """A nested dict of float32 arrays, laid out as the module docstring says."""
 
-UNROLLED_LAYERS = 4
-"""Stacks up to this depth are compiled layer by layer, which small models run faster; deeper
-ones share one compiled block, so that compile time does not grow with depth."""
+UNROLLED_LAYERS = 16
+"""Stacks up to this depth are compiled layer by layer, deeper ones as one block in a loop.
+
+Measured on CPU with 6 and 12 layers of width 128: per-example gradients run 1.8 times faster
+unrolled, for about 0.2 s more compilation a layer; in a loop it does not grow with depth."""
 
 
 def init_params(model: ModelConfig, key: jax.Array) -> Params:

@@ -83,9 +83,10 @@ def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
     x_NxD = x.reshape(-1, x.shape[-1])
     y_grad_NxP = y_grad.reshape(-1, y_grad.shape[-1])
     if x_NxD.shape[1] > y_grad_NxP.shape[1]:
-        gradient_PxD = _outer_sum(y_grad_NxP, x_NxD)
         # Without the barrier XLA merges the transpose into the product and swaps them again.
-        gradient_PxD = lax.optimization_barrier(gradient_PxD)  # type: ignore[no-untyped-call]
+        gradient_PxD: jax.Array = lax.optimization_barrier(  # type: ignore[no-untyped-call]
+            _outer_sum(y_grad_NxP, x_NxD)
+        )
         return gradient_PxD.T
     return _outer_sum(x_NxD, y_grad_NxP)
 

@@ -35,10 +35,10 @@ SHAPES = {
         query_pre_attn_scalar=None,
         rope_theta=100.0,
     ),
-    "multi-head, no caps, deep enough to be scanned": dataclasses.replace(
+    "multi-head, no caps": dataclasses.replace(
         GROUPED,
         num_kv_heads=4,
-        num_layers=decoder.UNROLLED_LAYERS + 1,
+        num_layers=2,
         attn_logit_softcap=None,
         final_logit_softcap=None,
     ),
