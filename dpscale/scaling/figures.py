@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_DRAWN_FROM = 0.4
+"""Curves are drawn from this share of the planned iterations on."""
+
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 _STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
@@ -66,13 +69,14 @@ def _loss_by_iterations(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure
     columns = min(len(ratios), 4)
     rows = -(-len(ratios) // columns)
     figure, grid = pyplot.subplots(
-        rows, columns, figsize=(2.7 * columns + 0.6, 2.9 * rows), squeeze=False, sharex=True
+        rows, columns, figsize=(2.7 * columns + 0.6, 3.6 * rows), squeeze=False, sharex=True
     )
     panels = grid.ravel()
     for panel, ratio in zip(panels, ratios, strict=False):
         for curve in (each for each in curves if each.noise_batch_ratio == ratio):
             _draw_curve(panel, law, curve, sizes)
         panel.set_xscale("log")
+        _few_ticks(panel, sorted({curve.iterations for curve in curves}))
         panel.set_title(f"noise-batch ratio {_ratio_text(ratio)}")
         panel.set_xlabel("iterations")
     for panel in panels[len(ratios) :]:
@@ -88,18 +92,18 @@ def _loss_by_iterations(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure
 def _draw_curve(panel: "Axes", law: ScalingLaw, curve: PlanCurve, sizes: list[int]) -> None:
     shade, marker = _look(curve.num_params, sizes)
     last = curve.last_part
-    thin = slice(None, None, max(1, curve.steps.size // 20))
+    early = ~last & (curve.steps >= _DRAWN_FROM * curve.iterations)
     panel.plot(
-        curve.steps[~last][thin],
-        curve.losses[~last][thin],
+        curve.steps[early],
+        curve.losses[early],
         marker,
         markerfacecolor="none",
         color=shade,
-        markersize=2.5,
+        markersize=3,
         markeredgewidth=0.5,
     )
-    panel.plot(curve.steps[last], curve.losses[last], marker, color=shade, markersize=3)
-    span = np.geomspace(max(curve.steps[0], 0.2 * curve.iterations), curve.steps[-1], 50)
+    panel.plot(curve.steps[last], curve.losses[last], marker, color=shade, markersize=3.5)
+    span = np.geomspace(max(curve.steps[0], _DRAWN_FROM * curve.iterations), curve.steps[-1], 50)
     fitted = law.predict(curve.num_params, span, curve.noise_batch_ratio)
     panel.plot(span, fitted, "-", color=shade, linewidth=1)
 
@@ -165,7 +169,7 @@ def _held_out(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure":
         panel.set_ylim(*ends)
     panels[0].set_ylabel(f"predicted {_loss_label(law)}")
     panels[0].legend(loc="upper left")
-    figure.suptitle(f"Held out: {law.held_out_rule}", y=1.02)
+    figure.suptitle(f"Held out: {law.held_out_rule}", y=0.99)
     figure.tight_layout()
     return figure
 
@@ -192,17 +196,39 @@ def _residuals(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure":
                 shade, marker = _look(int(params), sizes)
                 panel.plot(x, y, marker, color=shade, markersize=4)
             panel.set_xscale("log")
+            _few_ticks(panel, sorted(set(values.tolist())))
         row[0].set_ylabel(f"{name}\nerror, %")
-    for panel, label in zip(
-        grid[-1],
-        ("parameters", "iterations", "noise-batch ratio (leftmost: none)"),
-        strict=True,
-    ):
+    labels = ["parameters", "iterations", "noise-batch ratio"]
+    if ratio.min() == 0:
+        labels[2] += f" (drawn at {_number_text(edge)}: none)"
+    for panel, label in zip(grid[-1], labels, strict=True):
         panel.set_xlabel(label)
     _size_legend(figure, sizes)
     figure.suptitle("Predicted over measured loss at the ends of the runs (fitted to all of them)")
     figure.tight_layout()
     return figure
+
+
+def _few_ticks(panel: "Axes", values: Sequence[float]) -> None:
+    """At most four ticks on a logarithmic axis, at values that occur."""
+    from matplotlib.ticker import NullLocator
+
+    places = np.unique(np.linspace(0, len(values) - 1, min(4, len(values))).round().astype(int))
+    ticks = [values[place] for place in places]
+    panel.set_xticks(ticks, [_number_text(tick) for tick in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+
+
+def _number_text(value: float) -> str:
+    """A short label.
+
+    >>> _number_text(24720), _number_text(400), _number_text(2**-8)
+    ('25K', '400', '$2^{-8}$')
+    """
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}" if value < 10 * unit else f"{value / unit:.0f}{name}"
+    return f"{value:.0f}" if value >= 1 else _ratio_text(value)
 
 
 def _look(size: int, sizes: list[int]) -> tuple[str, str]:

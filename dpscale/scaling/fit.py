@@ -65,10 +65,7 @@ def fit_law(
     _expect_spread(runs)
     split = split_runs(runs, hold_out)
     held_out = smooth(split.held_out)
-    scores = tuple(
-        FormScore(name, tuple(_predict_held_out(name, split.fitted, held_out)))
-        for name in FORM_NAMES
-    )
+    scores = _score_forms(split, held_out)
     curves = smooth(runs.runs)
     batch = runs.runs[0].physical_batch_size
     floor = _floor(runs.runs)
@@ -186,12 +183,24 @@ def _spread(indices: NDArray[np.intp]) -> NDArray[np.intp]:
     return indices[places] if indices.size else indices
 
 
+def _score_forms(split: Split, held_out: Sequence[PlanCurve]) -> tuple[FormScore, ...]:
+    """Every form, fitted without the held-out runs, against them."""
+    curves = smooth(split.fitted)
+    batch, floor = split.fitted[0].physical_batch_size, _floor(split.fitted)
+    return tuple(
+        FormScore(name, tuple(_predict_held_out(name, curves, held_out, batch, floor)))
+        for name in FORM_NAMES
+    )
+
+
 def _predict_held_out(
-    name: FormName, fitted: Sequence[RunCurve], held_out: Sequence[PlanCurve]
+    name: FormName,
+    curves: Sequence[PlanCurve],
+    held_out: Sequence[PlanCurve],
+    batch: int,
+    floor: float,
 ) -> list[HeldOutPoint]:
-    """Each held-out curve's end, predicted by a form that has not seen it."""
-    curves = smooth(fitted)
-    batch, floor = fitted[0].physical_batch_size, _floor(fitted)
+    """Each held-out curve's end, predicted by a form fitted to `curves`."""
     m = [curve.num_params for curve in held_out]
     t = [curve.final_step for curve in held_out]
     r = [curve.noise_batch_ratio for curve in held_out]

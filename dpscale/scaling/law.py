@@ -177,7 +177,7 @@ class ScalingLaw:
         if name == "semi-parametric":
             log_loss = self.surface.log_loss(num_params, iterations, noise_batch_ratio)
         else:
-            points = self._points(num_params, iterations, noise_batch_ratio, batch_size)
+            points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
             coefficients = list(self._fit_of(name).coefficients.values())
             log_loss = FORMS[name].log_loss(coefficients, points)
         return np.asarray(np.exp(log_loss))
@@ -202,7 +202,7 @@ class ScalingLaw:
             weights = float(self.surface.squared_weights(num_params, noise_batch_ratio))
             of_fit = self.run_scatter**2 * weights
         else:
-            points = self._points(num_params, iterations, noise_batch_ratio, batch_size)
+            points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
             replicates = self._fit_of(name).replicates
             logs = [float(FORMS[name].log_loss(each, points)) for each in replicates]
             # About the fit itself, not about the replicates' mean: their offset counts too.
@@ -210,41 +210,26 @@ class ScalingLaw:
         of_run = max(
             self.score(name).mean_squared_log_error,
             self.run_scatter**2,
-            self._disagreement(name, middle, num_params, iterations, noise_batch_ratio, batch_size),
+            self._disagreement(name, num_params, iterations, noise_batch_ratio),
         )
         half = self.t_quantile * math.sqrt(of_run + of_fit)
         return middle * math.exp(-half), middle * math.exp(half)
 
     def _disagreement(
-        self,
-        name: FormName,
-        middle: float,
-        num_params: float,
-        iterations: float,
-        noise_batch_ratio: float,
-        batch_size: float | None,
+        self, name: FormName, num_params: float, iterations: float, noise_batch_ratio: float
     ) -> float:
-        """Weighted mean squared log distance of the other forms' predictions from `middle`."""
+        """Weighted mean squared log distance between a form's prediction and the others'.
+
+        All at the sweep's physical batch: only one form has a view of other batches.
+        """
+        where = (num_params, iterations, noise_batch_ratio)
+        own = math.log(float(self.predict(*where, form=name)))
         others = [score for score in self.scores if score.form != name]
         squares = [
-            math.log(
-                float(
-                    self.predict(
-                        num_params,
-                        iterations,
-                        noise_batch_ratio,
-                        batch_size=batch_size,
-                        form=score.form,
-                    )
-                )
-                / middle
-            )
-            ** 2
-            for score in others
+            (math.log(float(self.predict(*where, form=score.form))) - own) ** 2 for score in others
         ]
-        weights = [
-            1 / max(score.mean_squared_log_error, self.run_scatter**2, 1e-12) for score in others
-        ]
+        noise = max(self.run_scatter**2, 1e-12)
+        weights = [1 / max(score.mean_squared_log_error, noise) for score in others]
         return float(np.average(squares, weights=weights))
 
     def _fit_of(self, name: FormName) -> ParametricFit:
@@ -255,15 +240,18 @@ class ScalingLaw:
 
     def _points(
         self,
+        name: FormName,
         num_params: ArrayLike,
         iterations: ArrayLike,
         noise_batch_ratio: ArrayLike,
         batch_size: ArrayLike | None,
     ) -> Points:
+        if batch_size is None or name != "effective-noise":
+            batch_size = self.physical_batch_size
         return Points.of(
             num_params,
             iterations,
             noise_batch_ratio,
-            batch_size=self.physical_batch_size if batch_size is None else batch_size,
+            batch_size=batch_size,
             ratio_floor=self.ratio_floor,
         )

@@ -17,7 +17,7 @@ from dpscale.scaling.forms import Array, Form, Points
 HUBER_THRESHOLD = 0.01
 """In log units, about the scatter of one run: a run further off than 1 % pulls linearly."""
 
-_TOLERANCE = 1e-10
+_TOLERANCE = 1e-8
 _REPLICATE_TOLERANCE = 1e-6
 
 _NEGLIGIBLE = 1e-3

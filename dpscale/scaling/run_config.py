@@ -70,4 +70,4 @@ def metrics_window(iterations: int) -> int:
     shortest = max(1, -(-iterations // _MOST_WINDOWS))
     longest = max(shortest, iterations // _FEWEST_WINDOWS)
     whole = [each for each in range(shortest, longest + 1) if iterations % each == 0]
-    return whole[0] if whole else max(1, round(iterations / 30))
+    return whole[0] if whole else min(max(shortest, round(iterations / 30)), longest)

@@ -1,0 +1,172 @@
+"""The search finds what an exhaustive look finds, and reports only exact noise."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from dpscale.compute import count_params
+from dpscale.config import RunConfig
+from dpscale.errors import InputError
+from dpscale.scaling.budget import Budget, Noise
+from dpscale.scaling.fit import fit_law
+from dpscale.scaling.law import ScalingLaw
+from dpscale.scaling.recommend import list_candidates, recommend
+from dpscale.scaling.run_config import metrics_window, private_config, private_config_toml
+from dpscale.scaling.runs import select_runs
+from dpscale.sizes import LADDER_WIDTHS, ladder_shape
+
+SIZE = 60_000
+
+
+@dataclass
+class FakeAccounting:
+    """Noise as sqrt(T)·q over epsilon, approximated with a bias that varies over the plane."""
+
+    epsilon: float = 4.0
+    asked: list[tuple[int, int]] = field(default_factory=list)
+
+    def noise(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
+        return 0.35 + 12 * sampling_prob * np.sqrt(iterations) / self.epsilon
+
+    def approximate(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
+        bias = 1 + 0.15 * np.sin(np.log(sampling_prob) + np.log(iterations) / 2)
+        return self.noise(sampling_prob, iterations) * bias
+
+    def exact(self, expected_batch_size: int, iterations: int) -> float:
+        self.asked.append((expected_batch_size, iterations))
+        return float(self.noise(np.array(expected_batch_size / SIZE), np.array(iterations)))
+
+    def with_cap(self, expected_batch_size: int, iterations: int, microbatch_size: int) -> Noise:
+        return Noise(1.0005 * self.exact(expected_batch_size, iterations), 2 * expected_batch_size)
+
+
+@pytest.fixture(scope="module")
+def law(sweep: Callable) -> ScalingLaw:
+    rows = sweep(form="form-5", noise=0.01, lengths=(100, 200, 400), failed=1, diverged=2).rows()
+    runs = select_runs(rows, target="train_loss", source="x")
+    return fit_law(runs, form="form-5", num_replicates=3)
+
+
+def budget(flops: float = 3e12) -> Budget:
+    return Budget(
+        epsilon=4, delta=1e-8, train_flops=flops, dataset_size=SIZE, seq_len=64, vocab_size=1024
+    )
+
+
+def exhaustive(loss: Callable, flops: float) -> float:
+    """The least loss over shapes and whole batches, with exact noise: a slow look."""
+    batches = np.arange(1, 6000.0)
+    best = math.inf
+    for width in LADDER_WIDTHS[:8]:
+        size = count_params(ladder_shape(width, vocab_size=1024, seq_len=64)).total
+        iterations = np.floor(flops / (6 * size * batches * 64))
+        paid = iterations >= 1
+        b, t = batches[paid], iterations[paid]
+        ratio = FakeAccounting().noise(b / SIZE, t) / b
+        best = min(best, float(np.min(loss(size, t, ratio))))
+    return best
+
+
+@pytest.mark.parametrize("flops", [3e11, 3e12, 3e13])
+def test_as_good_as_an_exhaustive_look_at_the_law(law: ScalingLaw, flops: float) -> None:
+    best = recommend(law, budget(flops), accounting=FakeAccounting())
+    assert best.predicted_loss <= 1.002 * exhaustive(law.predict, flops)
+
+
+@pytest.mark.parametrize("flops", [3e11, 3e12])
+def test_regret_against_the_true_law_is_small(
+    law: ScalingLaw, sweep: Callable, flops: float
+) -> None:
+    truth = sweep(form="form-5")
+    best = recommend(law, budget(flops), accounting=FakeAccounting())
+    got = float(truth.loss(best.params.total, best.iterations, best.noise_batch_ratio))
+    assert got <= 1.005 * exhaustive(truth.loss, flops)
+
+
+def test_what_is_reported_is_exact_and_consistent(law: ScalingLaw) -> None:
+    accounting = FakeAccounting()
+    best = recommend(law, budget(), accounting=accounting)
+    assert (best.expected_batch_size, best.iterations) in accounting.asked
+    assert len(accounting.asked) <= 8
+    exact = accounting.exact(best.expected_batch_size, best.iterations)
+    assert best.noise_multiplier == exact
+    assert best.noise_batch_ratio == exact / best.expected_batch_size
+    assert best.train_flops <= 3e12
+    assert best.train_flops == 6.0 * best.params.total * (
+        best.expected_batch_size * best.iterations * 64
+    )
+    assert best.epochs == best.expected_batch_size * best.iterations / SIZE
+    low, high = best.predicted_loss_interval
+    assert low < best.predicted_loss < high
+    near = best.near_optimal
+    assert near.num_params[0] <= best.params.total <= near.num_params[1]
+    assert near.iterations[0] <= best.iterations <= near.iterations[1]
+
+
+def test_every_coordinate_outside_the_law_is_flagged(law: ScalingLaw) -> None:
+    asked = Budget(
+        epsilon=4, delta=1e-8, train_flops=1e15, dataset_size=SIZE, seq_len=128, vocab_size=2048
+    )
+    best = recommend(law, asked, accounting=FakeAccounting())
+    flagged = {each.coordinate: each.message for each in best.extrapolations}
+    assert best.params.total > law.valid_range.num_params[1]
+    expected = best.params.total / law.valid_range.num_params[1]
+    assert f"{expected:.3g}"[:3] in flagged["num_params"]
+    assert "beyond the largest model the law saw" in flagged["num_params"]
+    assert {"seq_len", "vocab_size", "epochs"} <= set(flagged)
+
+
+def test_inside_the_law_nothing_is_flagged(law: ScalingLaw) -> None:
+    asked = Budget(
+        epsilon=4, delta=1e-8, train_flops=4e11, dataset_size=10**7, seq_len=64, vocab_size=1024
+    )
+    best = recommend(law, asked, accounting=FakeAccounting())
+    flagged = {each.coordinate for each in best.extrapolations}
+    assert "epochs" not in flagged
+    assert flagged <= {"iterations", "num_params", "noise_batch_ratio"}
+    low, high = law.valid_range.iterations
+    assert ("iterations" in flagged) == (not low <= best.iterations <= high)
+
+
+def test_candidates_never_overspend_and_use_realisable_shapes() -> None:
+    listed = list_candidates(budget())
+    flops = 6 * 64 * listed.num_params * listed.expected_batch_size * listed.iterations
+    assert (flops <= 3e12).all()
+    assert (listed.iterations >= 1).all()
+    assert listed.expected_batch_size.max() == SIZE
+
+
+def test_a_budget_below_one_iteration_is_refused(law: ScalingLaw) -> None:
+    with pytest.raises(InputError, match="--flops: 100 does not pay one iteration"):
+        recommend(law, budget(100.0), accounting=FakeAccounting())
+
+
+@pytest.mark.parametrize("name", ["epsilon", "delta", "train_flops", "dataset_size", "seq_len"])
+def test_a_budget_below_zero_is_refused(name: str) -> None:
+    fields = {**budget().__dict__, name: -1}
+    with pytest.raises(InputError, match="found -1"):
+        Budget(**fields)
+
+
+def test_the_config_is_complete_and_says_what_was_predicted(law: ScalingLaw) -> None:
+    best = recommend(law, budget(), accounting=FakeAccounting(), with_cap=True)
+    config = private_config(best, budget(), data_path="data")
+    assert config.private is not None
+    assert config.private.noise_multiplier == best.noise_multiplier
+    assert config.private.truncated_batch_size == 2 * best.expected_batch_size
+    assert config.model == best.model
+    text = private_config_toml(best, budget(), data_path="data", law="law.json")
+    assert text.startswith("# Recommended by")
+    assert f"{best.predicted_loss:.4f}" in text
+    import tomllib
+
+    assert RunConfig.from_dict(tomllib.loads(text), where="x") == config
+
+
+@pytest.mark.parametrize("iterations", [*range(20, 200), 997, 1000, 123_456])
+def test_metric_windows_are_twenty_to_forty(iterations: int) -> None:
+    windows = iterations / metrics_window(iterations)
+    assert 19 <= windows <= 41

@@ -1,0 +1,93 @@
+"""Each smoothing step does what it says, and they run in the stated order."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dpscale.scaling.runs import RunCurve
+from dpscale.scaling.smoothing import (
+    decreasing,
+    increasing_over_ratio,
+    rolling_mean,
+    rolling_window,
+    smooth,
+)
+
+
+def curve(
+    losses: list[float], *, ratio: float = 0.0, rate: float = 0.1, seed: int = 0, plan: int = 100
+) -> RunCurve:
+    steps = np.linspace(plan / len(losses), plan, len(losses))
+    return RunCurve(
+        run_id=f"{ratio}-{rate}-{seed}-{plan}",
+        num_params=1000,
+        num_params_non_embedding=500,
+        iterations=plan,
+        noise_batch_ratio=ratio,
+        learning_rate=rate,
+        seed=seed,
+        physical_batch_size=16,
+        seq_len=8,
+        vocab_size=64,
+        steps=steps,
+        losses=np.array(losses),
+    )
+
+
+@given(st.lists(st.floats(0.1, 9), min_size=1, max_size=30), st.integers(1, 12))
+def test_rolling_mean_against_a_loop(losses: list[float], window: int) -> None:
+    expected = [np.mean(losses[max(0, i + 1 - window) : i + 1]) for i in range(len(losses))]
+    np.testing.assert_allclose(rolling_mean(np.array(losses), window), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("measurements", range(1, 400, 7))
+def test_window_never_covers_more_than_a_twentieth_unless_one(measurements: int) -> None:
+    window = rolling_window(measurements)
+    assert window == 1 or window <= measurements / 20
+    assert window <= 10
+
+
+@given(st.lists(st.floats(0.1, 9), min_size=1, max_size=30))
+def test_decreasing_never_rises_and_keeps_the_mean(losses: list[float]) -> None:
+    result = decreasing(np.array(losses))
+    assert (np.diff(result) <= 1e-12).all()
+    assert result.mean() == pytest.approx(np.mean(losses))
+
+
+def test_ratio_regression_leaves_unmeasured_cells_alone() -> None:
+    fixed = increasing_over_ratio(np.array([[4.0, 3.0], [3.0, np.nan], [5.0, 2.0]]))
+    assert fixed[:, 0].tolist() == [3.5, 3.5, 5.0]
+    assert fixed[0, 1] == fixed[2, 1] == 2.5
+    assert np.isnan(fixed[1, 1])
+
+
+def test_the_best_rate_wins_at_each_step_and_leads_the_run_ids() -> None:
+    early, late = curve([4.0, 3.9, 3.8], rate=0.1), curve([5.0, 4.0, 3.0], rate=0.2)
+    (joined,) = smooth([early, late])
+    assert joined.losses.tolist() == pytest.approx([4.0, 3.9, 3.0])
+    assert joined.run_ids[0] == late.run_id
+    assert joined.final_losses == (pytest.approx((0.1, 3.8)), pytest.approx((0.2, 3.0)))
+
+
+def test_seeds_are_averaged_before_the_minimum() -> None:
+    lucky = [curve([4.0, 3.0], seed=0), curve([4.0, 3.6], seed=1)]
+    (joined,) = smooth([*lucky, curve([4.0, 3.2], rate=0.2)])
+    assert joined.final_loss == pytest.approx(3.2)  # not the lucky seed's 3.0
+
+
+def test_smoothed_losses_fall_with_steps_and_rise_with_noise() -> None:
+    generator = np.random.default_rng(0)
+    runs = [
+        curve((5 - np.linspace(0, 1, 60) + generator.normal(0, 0.2, 60)).tolist(), ratio=ratio)
+        for ratio in (0.0, 0.001, 0.01)
+    ]
+    curves = smooth(runs)
+    for each in curves:
+        assert (np.diff(each.losses) <= 1e-9).all()
+    assert (np.diff([each.losses for each in curves], axis=0) >= -1e-9).all()
+
+
+def test_only_the_last_part_counts_as_a_finished_run() -> None:
+    (joined,) = smooth([curve([5.0] * 10)])
+    assert joined.steps[joined.last_part].tolist() == [80.0, 90.0, 100.0]
