@@ -14,10 +14,6 @@ import jax
 
 from dpscale.config import ClippingConfig, LawFittingConfig, PrivateConfig
 from dpscale.errors import InputError, PrivacyRefusal
-from dpscale.privacy.accounting.calibration import (
-    calibrate_noise_multiplier,
-    default_truncated_batch_size,
-)
 from dpscale.privacy.accounting.pld import epsilon
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
 from dpscale.privacy.clipping import NORM_MARGIN, ClippedSum
@@ -149,6 +145,9 @@ def build_private_mechanism(
       InputError: The expected batch is larger than the data set, or another value is out of
         range.
     """
+    # SciPy takes a second to import, and runs that fit a law do without it.
+    from dpscale.privacy.accounting.calibration import default_truncated_batch_size
+
     if private.expected_batch_size > dataset_size:
         raise InputError(
             "private.expected_batch_size",
@@ -193,6 +192,8 @@ def _check_target(run: SubsampledGaussian, target_epsilon: float, target_delta: 
 def _with_calibrated_noise(
     run: SubsampledGaussian, target_epsilon: float, target_delta: float
 ) -> SubsampledGaussian:
+    from dpscale.privacy.accounting.calibration import calibrate_noise_multiplier
+
     sigma = calibrate_noise_multiplier(
         target_epsilon=target_epsilon,
         target_delta=target_delta,

@@ -1,10 +1,13 @@
 """Noise for a budget in closed form: good for searching, never for a claim.
 
-Many steps of a subsampled Gaussian come close to one Gaussian mechanism with parameter
-μ = q √(T (e^{1/σ²} − 1)) (central limit, Bu et al. 2020, arXiv 1911.11607). Inverting this gives
-σ for thousands of (q, T) at once. It ignores the cap and is off by some 10 % in either
-direction where batches are few or noise is low, so that whatever is reported in the end is
-calibrated exactly.
+Two limits are known. Many steps come close to one Gaussian mechanism with parameter
+μ = q √(T (e^{1/σ²} − 1)) (central limit, Bu et al. 2020, arXiv 1911.11607): that gives a noise
+multiplier for many small contributions. And one step alone, amplified by sampling, needs the
+noise at which an unsampled Gaussian has epsilon ln(1 + (e^ε − 1)/q) at delta δ/q (Balle et al.
+2018, arXiv 1807.01647): that is what few participations cost. The surrogate is the root of the
+sum of their squares. On random settings (q 1e-4 to 0.1, T 2 to 2e4, epsilon 0.5 to 15) it lay
+0 to 26 % above the exact value, and further above where epsilon is larger still; it ignores the
+cap. Whatever is reported in the end is calibrated exactly.
 """
 
 import math
@@ -30,9 +33,24 @@ def surrogate_noise_multiplier(
       sampling_prob: q in (0, 1], any shape.
       iterations: T of at least 1, of a shape that broadcasts with it.
     """
+    q, t = np.broadcast_arrays(
+        np.asarray(sampling_prob, np.float64), np.asarray(iterations, np.float64)
+    )
     mu = gaussian_parameter(target_epsilon=target_epsilon, target_delta=target_delta)
-    q, t = np.asarray(sampling_prob, np.float64), np.asarray(iterations, np.float64)
-    return np.asarray(1 / np.sqrt(np.log1p(mu**2 / (q**2 * t))))
+    many_steps = 1 / np.sqrt(np.log1p(mu**2 / (q**2 * t)))
+    distinct, place = np.unique(q, return_inverse=True)
+    one_step = np.array([_one_step(target_epsilon, target_delta, prob) for prob in distinct])
+    return np.hypot(many_steps, np.where(t > 1, one_step[place].reshape(q.shape), 0.0))
+
+
+def _one_step(target_epsilon: float, target_delta: float, sampling_prob: float) -> float:
+    """The noise that one step alone needs; 0 where delta forgives being sampled at all."""
+    if target_delta >= sampling_prob:
+        return 0.0
+    return 1 / gaussian_parameter(
+        target_epsilon=math.log1p(math.expm1(target_epsilon) / sampling_prob),
+        target_delta=target_delta / sampling_prob,
+    )
 
 
 def gaussian_parameter(*, target_epsilon: float, target_delta: float) -> float:
@@ -41,7 +59,7 @@ def gaussian_parameter(*, target_epsilon: float, target_delta: float) -> float:
     δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ)  (Balle and Wang 2018, arXiv 1805.06530, theorem 8).
 
     >>> round(gaussian_parameter(target_epsilon=1.0, target_delta=1e-5), 4)
-    0.2682
+    0.2681
     """
     check_budget(epsilon=target_epsilon, delta=target_delta)
 

@@ -1,0 +1,70 @@
+"""What many tests need: a small prepared data set, and run configs on it."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dpscale.config import RunConfig
+from dpscale.data.assets import resolve
+from dpscale.data.prepare import prepare
+from dpscale.data.request import PrepareRequest
+from dpscale.sizes import expand_shape
+
+SEQ_LEN = 8
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of about 2,000 units of 8 + 1 tokens, from made-up sentences."""
+    folder = tmp_path_factory.mktemp("prepared")
+    words = ["the", "whale", "sea", "ship", "captain", "crew", "wind", "storm", "night", "sail"]
+    generator = random.Random(0)
+    texts = [" ".join(generator.choice(words) for _ in range(150)) for _ in range(100)]
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (folder / "text.jsonl").write_text(lines, encoding="utf-8")
+    request = PrepareRequest(
+        inputs=(folder / "text.jsonl",), tokenizer=resolve("embedded:moby-1024"), seq_len=SEQ_LEN
+    )
+    prepare(request, folder / "data", workers=1)
+    return folder / "data"
+
+
+ConfigMaker = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def make_config(prepared: Path) -> ConfigMaker:
+    """A maker of small run configs; keyword arguments replace whole sections' keys."""
+
+    def make(purpose: str = "law-fitting", *, seed: int = 0, **sections: Any) -> RunConfig:
+        fields: dict[str, Any] = {
+            "purpose": purpose,
+            "seed": seed,
+            "model": {"shape": "w16", "vocab_size": 1024, "seq_len": SEQ_LEN},
+            "data": {"path": str(prepared), "num_eval_units": 20},
+            "optimizer": {"learning_rate": 0.01},
+            "clipping": {"microbatch_size": 8},
+            "training": {
+                "iterations": 12,
+                "metrics_every": 4,
+                "eval_every": 4,
+                "checkpoint_every": 5,
+            },
+        }
+        if purpose == "private":
+            fields["private"] = {
+                "target_epsilon": 8.0,
+                "target_delta": 1e-5,
+                "expected_batch_size": 20,
+            }
+        else:
+            fields["law_fitting"] = {"physical_batch_size": 20, "noise_batch_ratio": 0.01}
+        for section, keys in sections.items():
+            fields[section] = {**fields.get(section, {}), **keys}
+        return RunConfig.from_dict(expand_shape(fields, where="test"), where="test")
+
+    return make
