@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 NUM_BUCKETS = 256
-_BLOCK_BYTES = 64 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 _ENTRY = np.dtype([("hash_high", "<u8"), ("hash_low", "<u8"), ("index", "<u8"), ("side", "u1")])
 _EVAL, _TRAIN = 0, 1
 

@@ -151,7 +151,13 @@ def _finish(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     counts = _UnigramCounts(tokenizer.vocab_size)
-    train_shards = write_shards(train, kept.train, folder, "train", see=counts.add)
+    num_tokens = int(kept.train.sum()) * train.unit_len
+
+    def see(units: Units) -> None:
+        counts.add(units)
+        on_progress("writing shards", counts.num_tokens / num_tokens)
+
+    train_shards = write_shards(train, kept.train, folder, "train", see=see)
     eval_shards = write_shards(held_out, kept.eval, folder, "eval")
     (folder / TOKENIZER_FILE).write_bytes(tokenizer.model)
     write_json_atomically(folder / REQUEST_FILE, asked.to_dict())
@@ -219,6 +225,10 @@ class _UnigramCounts:
 
     def add(self, units: Units) -> None:
         self._counts += np.bincount(units.reshape(-1), minlength=len(self._counts))
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self._counts.sum())
 
     def entropy(self) -> float:
         """Nats per token. NOT PRIVATE."""
