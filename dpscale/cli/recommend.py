@@ -31,7 +31,7 @@ class Options(CommonOptions):
 
     eps: Annotated[float, tyro.conf.arg(aliases=("--epsilon",))]
     """Target epsilon."""
-    flops: Annotated[float, tyro.conf.arg(aliases=("--train-flops",))]
+    flops: float
     """Training compute in FLOPs, such as 1e21; the overhead of clipping is not counted."""
     law: Path | None = None
     """A law written by `dpscale fit`."""

@@ -1,0 +1,140 @@
+"""`dpscale recommend` from a fitted law to a config, with real accounting."""
+
+import json
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from dpscale.cli.main import main
+from dpscale.config import RunConfig
+from dpscale.privacy.accounting.pld import epsilon
+from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
+
+FLOPS = 6.0 * 60_000 * 256 * 200 * 64
+
+
+@pytest.fixture(scope="module")
+def law(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("law")
+    lines = []
+    for size in (24_720, 63_776, 184_896):
+        for ratio in (0.0, 2.0**-9, 2.0**-7):
+            for plan in (200, 400):
+                for rate in (0.02, 0.03, 0.05):
+                    loss = 1.8 + 250 / size**0.55 + 60 / (64 * plan) ** 0.4 + 14 * ratio**0.6
+                    loss *= 1 + (0.01 if rate != 0.03 else 0)
+                    run = f"r{len(lines)},law-fitting,finished,,0,{size},16,64,1024,64"
+                    run += f",{plan},{plan},{ratio},{rate},{loss},{loss},{plan},{loss},{loss}"
+                    lines.append(run)
+    header = (
+        "run_id,purpose,status,error,seed,num_params,width,seq_len,vocab_size,"
+        "physical_batch_size,iterations,steps_taken,noise_batch_ratio,learning_rate,train_loss,"
+        "eval_loss,step,step_train_loss,step_eval_loss"
+    )
+    (folder / "results.csv").write_text("\n".join([header, *lines]) + "\n")
+    path = folder / "law.json"
+    assert main(["fit", str(folder / "results.csv"), "--out", str(path), "--bootstraps", "3"]) == 0
+    return path
+
+
+def test_the_answer_spends_exactly_its_budget(
+    law: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--eps", "8", "--flops", str(FLOPS), "--law", str(law), "--dataset-size", "6e4"]
+    assert main(["recommend", *arguments, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    spent = epsilon(
+        SubsampledGaussian(
+            dataset_size=60_000,
+            expected_batch_size=answer["expected_batch_size"],
+            iterations=answer["iterations"],
+            noise_multiplier=answer["noise_multiplier"],
+        ),
+        delta=answer["delta"],
+    )
+    assert 0.998 * 8 <= spent <= 8
+    assert answer["delta"] == 1e-8
+    assert answer["train_flops"] <= FLOPS
+    ratio = answer["noise_multiplier"] / answer["expected_batch_size"]
+    assert answer["noise_batch_ratio"] == ratio
+    assert answer["predicts"] == "train_loss"
+    assert set(answer["assumptions"]) == {"delta", "seq_len", "vocab_size"}
+    assert answer["fitted_at"]["physical_batch_size"] == 64
+
+
+def test_out_writes_a_config_whose_noise_and_cap_meet_the_target(
+    law: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "units"
+    data.mkdir()
+    manifest = {"dataset_size": 60_000, "seq_len": 64, "vocab_size": 1024}
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "best.toml"
+    arguments = ["--epsilon", "8", "--flops", str(FLOPS), "--law", str(law), "--data", str(data)]
+    assert main(["recommend", *arguments, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"dpscale train {out}" in printed
+    assert "physical batch 64" in printed
+    config = RunConfig.from_dict(tomllib.loads(out.read_text()), where="best.toml")
+    private = config.private
+    assert private is not None
+    assert private.noise_multiplier is not None
+    capped = SubsampledGaussian(
+        dataset_size=60_000,
+        expected_batch_size=private.expected_batch_size,
+        iterations=config.training.iterations,
+        noise_multiplier=private.noise_multiplier,
+        truncated_batch_size=private.truncated_batch_size,
+    )
+    assert epsilon(capped, delta=private.target_delta) <= private.target_epsilon
+    assert config.data.path == str(data)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            ["--eps", "2", "--flops", "1e12"],
+            "--law: required; fit one to a sweep with `dpscale fit",
+        ),
+        (["--eps", "0", "--flops", "1e12", "--law", "LAW"], "--eps: expected a number above 0"),
+        (["--eps", "2", "--flops", "1", "--law", "LAW"], "--flops: 1 does not pay"),
+        (["--eps", "2", "--flops", "1e12", "--law", "LAW", "--seq-len", "6.5"], "--seq-len: exp"),
+        (["--eps", "2", "--flops", "1e12", "--law", "LAW", "--delta", "1"], "--delta: expected"),
+        (["--eps", "2", "--flops", "1e12", "--law", "LAW", "--data", "none"], "manifest.json: no"),
+        (["--eps", "2", "--law", "LAW"], "--flops"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_2(
+    law: Path, capsys: pytest.CaptureFixture[str], options: list[str], expected: str
+) -> None:
+    assert main(["recommend", *(str(law) if word == "LAW" else word for word in options)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dpscale recommend: ")
+    assert expected in error
+    assert error.count("\n") == 1
+
+
+def test_first_words_come_within_two_seconds_and_without_jax_or_pandas(law: Path) -> None:
+    program = (
+        "import sys; from dpscale.cli.main import main\n"
+        f"code = main(['recommend', '--eps', '8', '--flops', '{FLOPS}', '--law', {str(law)!r},"
+        " '--dataset-size', '60000'])\n"
+        "heavy = sorted({'jax', 'pandas', 'flax', 'grain', 'matplotlib'} & set(sys.modules))\n"
+        "print('imported', heavy); sys.exit(code)"
+    )
+    start = time.monotonic()
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        waited = time.monotonic() - start
+        rest = process.stdout.read()
+    assert process.returncode == 0
+    assert first.startswith("assumed: ")
+    assert "imported []" in rest
+    assert waited < 8  # 0.5 s on an idle machine; CI machines share their cores
