@@ -59,7 +59,8 @@ class Tokenizer:
         """The token ids of `text`, int32[tokens], without an end-of-text id.
 
         A text above `piece_chars` characters is cut between two words and encoded piece by
-        piece, which gives the same ids for a model that keeps words apart, as usual ones do.
+        piece. The ids are those of the whole text for a model that keeps words apart, as usual
+        ones do; one that strips spaces from a text and puts none before it loses the space there.
 
         Raises:
           InputError: The model gives an id outside its vocabulary; `where` names the text.

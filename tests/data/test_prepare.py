@@ -182,6 +182,14 @@ def test_a_folder_made_with_other_settings_is_refused(
     assert contents(tmp_path / "out") == before
 
 
+def test_a_folder_made_from_other_text_is_refused(tmp_path: Path, request_: PrepareRequest) -> None:
+    prepare(request_, tmp_path / "out", workers=1)
+    corpus = request_.inputs[0]
+    corpus.write_text(corpus.read_text().replace("whale", "snail"))  # of the same size
+    with pytest.raises(InputError, match=r"^--out: .*out was made from other files \(corpus\."):
+        prepare(request_, tmp_path / "out", workers=1)
+
+
 def test_half_done_work_of_other_settings_is_not_thrown_away(
     tmp_path: Path,
     request_: PrepareRequest,
@@ -315,6 +323,11 @@ def test_the_data_hash_follows_the_units_and_not_the_names(
     renamed.write_bytes(request_.inputs[0].read_bytes())
     same = dataclasses.replace(request_, inputs=(renamed,))
     assert prepare(same, tmp_path / "b", workers=1).data_hash == first.data_hash
+    for text in ("a new whale", "the sea. " * 40):  # drops nothing: the training units differ
+        renamed.write_text(renamed.read_text() + json.dumps({"text": text}) + "\n")
+    made = prepare(same, tmp_path / "d", workers=1)
+    assert made.eval_shards == first.eval_shards
+    assert made.data_hash != first.data_hash
     other = dataclasses.replace(request_, seq_len=8)
     assert prepare(other, tmp_path / "c", workers=1).data_hash != first.data_hash
 

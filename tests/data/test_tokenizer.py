@@ -1,9 +1,11 @@
 """The sentencepiece wrapper."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -69,20 +71,32 @@ def test_a_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
         Tokenizer(tmp_path / "a.model", where="--tokenizer")
 
 
-def test_a_model_without_an_end_token_is_refused(tmp_path: Path) -> None:
-    import io
-
-    import sentencepiece
-
+def trained(path: Path, **settings: int) -> Path:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a b c d e f g"] * 20),
+        sentence_iterator=iter(["a b c d e f g abc abc def"] * 20),
         model_writer=model,
-        vocab_size=12,
+        vocab_size=16,
         model_type="bpe",
-        eos_id=-1,
         minloglevel=3,
+        **settings,
     )
-    (tmp_path / "a.model").write_bytes(model.getvalue())
+    path.write_bytes(model.getvalue())
+    return path
+
+
+@pytest.mark.parametrize(
+    "settings", [{"add_dummy_prefix": 1}, {"add_dummy_prefix": 0, "remove_extra_whitespaces": 0}]
+)
+def test_pieces_join_whether_or_not_the_model_puts_a_space_before_a_text(
+    tmp_path: Path, settings: dict[str, int]
+) -> None:
+    path = trained(tmp_path / "a.model", **settings)
+    tokenizer, text = Tokenizer(path), "abc def g abc a b def " * 5
+    np.testing.assert_array_equal(tokenizer.encode(text, piece_chars=9), tokenizer.encode(text))
+
+
+def test_a_model_without_an_end_token_is_refused(tmp_path: Path) -> None:
+    path = trained(tmp_path / "a.model", eos_id=-1)
     with pytest.raises(InputError, match="no end-of-text token"):
-        Tokenizer(tmp_path / "a.model")
+        Tokenizer(path)
