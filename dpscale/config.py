@@ -336,7 +336,10 @@ def with_overrides(fields: Mapping[str, Any], assignments: Sequence[str]) -> dic
 
 
 def to_toml(fields: Mapping[str, Any], *, header: str = "") -> str:
-    """TOML text of a config's plain data; absent (None) values are left out.
+    """TOML text of a config's plain data.
+
+    TOML has no null: an absent (None) value in a section is written "none", which is read
+    back as absent, and an absent section is left out.
 
     Args:
       header: Lines to put on top as comments.
@@ -350,9 +353,7 @@ def to_toml(fields: Mapping[str, Any], *, header: str = "") -> str:
     for section, table in fields.items():
         if isinstance(table, Mapping):
             lines += ["", f"[{section}]"]
-            lines += [
-                f"{key} = {_toml_text(value)}" for key, value in table.items() if value is not None
-            ]
+            lines += [f"{key} = {_toml_text(value)}" for key, value in table.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -388,7 +389,7 @@ def _convert(hint: Any, value: Any, *, where: str) -> Any:
         return build(typing.cast(type, hint), value, where=where)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _convert(options[0], value, where=where)
+        return None if value in (None, "none") else _convert(options[0], value, where=where)
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
             raise InputError(
@@ -418,4 +419,9 @@ def _toml_value(text: str) -> Any:
 
 
 def _toml_text(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else json.dumps(value)
+    if value is None:
+        return '"none"'
+    if isinstance(value, float):
+        return repr(value)
+    # TOML forbids DEL, and has no surrogate pairs: other characters stand as they are.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -111,12 +111,7 @@ class RunResult:
     @classmethod
     def from_dict(cls, fields: dict[str, Any], *, where: str) -> "RunResult":
         """Checks and builds a result; `where` (a file's name) heads every error."""
-        try:
-            status = Status(fields.get("status", ""))
-        except ValueError:
-            raise InputError(
-                f"{where}: status", f"expected a run status, found {fields.get('status')!r}."
-            ) from None
+        status = _read_status_word(fields, where=where)
         return build(cls, {**fields, "status": status}, where=where)
 
 
@@ -170,7 +165,17 @@ def read_status(run_dir: str | Path) -> RunStatus | None:
     if not path.exists():
         return None
     fields = read_json(path)
-    return build(RunStatus, {**fields, "status": Status(fields.get("status", ""))}, where=str(path))
+    status = _read_status_word(fields, where=str(path))
+    return build(RunStatus, {**fields, "status": status}, where=str(path))
+
+
+def _read_status_word(fields: dict[str, Any], *, where: str) -> Status:
+    try:
+        return Status(fields.get("status", ""))
+    except ValueError:
+        raise InputError(
+            f"{where}: status", f"expected a run status, found {fields.get('status')!r}."
+        ) from None
 
 
 def table_rows(result: RunResult, metrics: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -45,7 +45,9 @@ class Output:
         """A small table for people, on stdout; nothing under `--json`."""
         if self.json:
             return
-        table = Table(*columns, box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")  # a run id that is cut cannot be copied
         for row in rows:
             table.add_row(*row)
         self._console.print(table)

@@ -40,7 +40,8 @@ def surrogate_noise_multiplier(
     many_steps = 1 / np.sqrt(np.log1p(mu**2 / (q**2 * t)))
     distinct, place = np.unique(q, return_inverse=True)
     one_step = np.array([_one_step(target_epsilon, target_delta, prob) for prob in distinct])
-    return np.hypot(many_steps, np.where(t > 1, one_step[place].reshape(q.shape), 0.0))
+    few_steps = np.where(t > 1, one_step[place].reshape(q.shape), 0.0)
+    return np.asarray(np.hypot(many_steps, few_steps), np.float64)
 
 
 def _one_step(target_epsilon: float, target_delta: float, sampling_prob: float) -> float:
