@@ -12,7 +12,7 @@ import json
 import lzma
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, cast
 
@@ -108,7 +108,7 @@ class CorpusReader:
         self._paths = tuple(paths)
         self._text_field = text_field
 
-    def __iter__(self) -> Iterator[RawDocument]:
+    def __iter__(self) -> Generator[RawDocument, None, None]:
         """Reads the files from the start.
 
         Raises:

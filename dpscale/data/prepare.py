@@ -116,9 +116,11 @@ def _filled_spool(
     with Spool(partial, request.seq_len + 1, token_dtype(tokenizer.vocab_size)) as spool:
         if spool.complete:
             return spool
-        remaining = islice(chunks(reader), spool.num_chunks, None)
-        with contextlib.closing(tokenize_chunks(work, remaining, workers=workers)) as tokenized:
-            for chunk in tokenized:
+        with contextlib.ExitStack() as stack:  # whatever stops the loop, files and processes close
+            documents = stack.enter_context(contextlib.closing(iter(reader)))
+            remaining = islice(chunks(documents), spool.num_chunks, None)
+            tokenized = tokenize_chunks(work, remaining, workers=workers)
+            for chunk in stack.enter_context(contextlib.closing(tokenized)):
                 spool.add(chunk)
                 if spool.num_chunks % SAVE_EVERY == 0:
                     spool.save()
