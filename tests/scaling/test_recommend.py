@@ -76,6 +76,26 @@ def test_as_good_as_an_exhaustive_look_at_the_law(law: ScalingLaw, flops: float)
     assert best.predicted_loss <= 1.002 * exhaustive(law.predict, flops)
 
 
+class Biased(FakeAccounting):
+    """An approximation four times too high, and tilted as the closed form was measured to be."""
+
+    def approximate(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
+        return 4 * self.noise(sampling_prob, iterations) * (sampling_prob / 0.01) ** -0.02
+
+
+def test_exact_noise_corrects_a_biased_approximation(law: ScalingLaw) -> None:
+    best = recommend(law, budget(), accounting=Biased())
+    assert best.predicted_loss <= 1.002 * exhaustive(law.predict, 3e12)
+    listed = list_candidates(budget())
+    b, t = listed.expected_batch_size, listed.iterations
+    losses = law.predict(listed.num_params, t, FakeAccounting().noise(b / SIZE, t) / b)
+    near = losses <= 1.01 * losses.min()
+    assert best.near_optimal.num_params[1] == listed.num_params[near].max()
+    for name, values in (("expected_batch_size", b), ("iterations", t)):
+        got = getattr(best.near_optimal, name)
+        assert got == pytest.approx((values[near].min(), values[near].max()), rel=0.2)
+
+
 @pytest.mark.parametrize("flops", [3e11, 3e12])
 def test_regret_against_the_true_law_is_small(
     law: ScalingLaw, sweep: Callable, flops: float

@@ -80,11 +80,19 @@ def test_a_missing_cell_leaves_the_rest_of_its_size() -> None:
 def test_a_longer_plan_in_mid_run_does_not_stand_for_a_finished_run() -> None:
     short, long = plan(10_000, 0.0), plan(10_000, 0.0, STEPS * 2)
     long = PlanCurve(
-        10_000, 0.0, 800, long.steps, long.losses * np.linspace(1.1, 1, 20), ("y",), ()
+        10_000, 0.0, 800, long.steps, long.losses * np.linspace(1.05, 1, 20) ** 2, ("y",), ()
     )
     joined = build_surface([short, long], 64)
     assert np.exp(joined.log_loss(10_000, 400, 0.0)) == pytest.approx(short.final_loss)
     assert np.exp(joined.log_loss(10_000, 800, 0.0)) == pytest.approx(long.final_loss)
+    # Between the short run's end and the long run's last part: a line, not the mid-run losses,
+    # which stand above the short run's end and would keep the curve flat.
+    first_late = np.log(long.losses[long.last_part][0])
+    start = np.log(short.final_loss)
+    share = np.log(500 / 400) / np.log(long.steps[long.last_part][0] / 400)
+    expected = start + share * (min(first_late, start) - start)
+    assert float(joined.log_loss(10_000, 500, 0.0)) == pytest.approx(expected)
+    assert first_late < start
 
 
 @pytest.mark.parametrize("where", [(10_000, 2.0**-8), (20_000, 2.0**-7), (300_000, 2.0**-5.5)])
