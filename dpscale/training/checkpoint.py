@@ -156,5 +156,5 @@ def _checksum(state: TrainState, counters: Counters) -> int:
     """CRC-32 of everything that a checkpoint holds: some 5 GB a second."""
     checksum = zlib.crc32(json.dumps(dataclasses.asdict(counters), sort_keys=True).encode())
     for leaf in jax.tree.leaves(state):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, checksum)
     return checksum

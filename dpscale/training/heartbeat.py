@@ -30,25 +30,26 @@ class Heartbeat:
         self,
         status: Status,
         *,
-        step: int,
         wall_seconds: float,
+        step: int | None = None,
         train_loss: float | None = None,
         epsilon: float | None = None,
         error: str | None = None,
     ) -> None:
-        """Takes note; `train_loss` and `epsilon` stay as they were where they are not given."""
+        """Takes note; `step`, `train_loss` and `epsilon` stay as they were where not given."""
         now = time.time()
         last = self._status
         self._status = dataclasses.replace(
             last,
             status=status,
-            step=step,
+            step=last.step if step is None else step,
             updated_unix=now,
             wall_seconds=wall_seconds,
             train_loss=last.train_loss if train_loss is None else train_loss,
             epsilon=last.epsilon if epsilon is None else epsilon,
             error=error,
         )
-        if status is not last.status or now - self._last_beat >= SECONDS_BETWEEN_BEATS or not step:
+        is_due = now - self._last_beat >= SECONDS_BETWEEN_BEATS
+        if status is not last.status or is_due or not self._status.step:
             write_json_atomically(self._path, dataclasses.asdict(self._status))
             self._last_beat = now

@@ -94,21 +94,21 @@ class _Training:
 
     def run(self) -> RunResult:
         """Takes all steps that are left."""
-        step = 0
         self._started = time.monotonic()
         try:
             state, counters = self._restored_or_new()
-            step = int(state.step)
             self._started = time.monotonic() - counters.wall_seconds
+            step = int(state.step)
             self._heartbeat.beat(Status.RUNNING, step=step, wall_seconds=counters.wall_seconds)
             return self._take_steps(state, counters)
         except RunInterrupted:
             raise
+        except KeyboardInterrupt:
+            self._heartbeat.beat(Status.INTERRUPTED, wall_seconds=self._wall_seconds())
+            raise
         except BaseException as error:
             reason = f"{type(error).__name__}: {error}"
-            self._heartbeat.beat(
-                Status.FAILED, step=step, wall_seconds=self._wall_seconds(), error=reason
-            )
+            self._heartbeat.beat(Status.FAILED, wall_seconds=self._wall_seconds(), error=reason)
             raise
         finally:
             self._checkpoints.close()
@@ -133,7 +133,8 @@ class _Training:
             done = batch.step + 1
             is_last = done == self._iterations
             window_ends = is_last or done % training.metrics_every == 0
-            saves = is_last or done % training.checkpoint_every == 0 or self._stop.is_set
+            is_stopping = self._stop.is_set  # read once: a signal can come between two lines
+            saves = is_last or done % training.checkpoint_every == 0 or is_stopping
             if (window_ends or saves) and not bool(state.is_finite):
                 return self._end(Status.DIVERGED, done, counters, last_line)
             if window_ends:
@@ -145,7 +146,7 @@ class _Training:
                 self._checkpoints.save(
                     state, dataclasses.replace(counters, wall_seconds=self._wall_seconds())
                 )
-            if self._stop.is_set and not is_last:
+            if is_stopping and not is_last:
                 self._interrupt(done, counters, last_line)
         return self._end(Status.FINISHED, self._iterations, counters, last_line)
 
@@ -153,7 +154,7 @@ class _Training:
         config = self._run.config
         key = jax.random.fold_in(jax.random.key(config.seed), _INITIALISATION)
         state = init_state(config.model, config.optimizer, key)
-        restored = self._checkpoints.restore_newest(state, remove_damaged=True)
+        restored = self._checkpoints.restore_newest(state)
         return restored or (state, Counters())
 
     def _count(self, counters: Counters, batch: Batch) -> Counters:

@@ -28,11 +28,12 @@ from dpscale.privacy.keys import (
     read_key_file,
 )
 from dpscale.privacy.mechanism import PrivateMechanism, build_private_mechanism
-from dpscale.records import CONFIG_FILE
+from dpscale.records import CHECKPOINTS_DIR, CONFIG_FILE, RESULT_FILE
 from dpscale.training import provenance
 
-PINNED_VERSIONS = ("jax", "jaxlib", "numpy")
-"""A private run resumes only with these as they were: they turn keys into noise and batches."""
+PINNED_VERSIONS = ("dpscale", "jax", "jaxlib", "flax", "optax", "numpy")
+"""A private run resumes only with these as they were: they turn keys into noise and batches,
+and parameters into gradients and updates."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> Sta
     _check_data_fits(config, manifest)
     path = run_dir / CONFIG_FILE
     saved = read_json(path) if path.exists() else None
+    if saved is None:
+        _check_unused(run_dir)
     run_id = config.run_id if saved is None else str(saved["run_id"])
     mechanism = None
     if saved is not None:
@@ -114,6 +117,15 @@ def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> Sta
     if saved is None:
         write_json_atomically(path, record)
     return StartedRun(run_dir, run_id, config, _hash(record), mechanism, keys)
+
+
+def _check_unused(run_dir: Path) -> None:
+    """Without its config nobody can tell whose states and keys a folder holds."""
+    for name in (CHECKPOINTS_DIR, RESULT_FILE):
+        if (run_dir / name).exists():
+            raise PrivacyRefusal(
+                str(run_dir), f"holds {name} but no {CONFIG_FILE}; start over in another folder."
+            )
 
 
 def _check_data_fits(config: RunConfig, manifest: Manifest) -> None:
@@ -195,7 +207,7 @@ def _keys(config: RunConfig, run_dir: Path, *, is_new: bool) -> SecretKeys | Non
                 str(path), "the keys of this run are gone; start over in another folder."
             )
         return read_key_file(run_dir)
-    # Keys without a config.json were never used: the first start was killed before any step.
+    # Keys without config.json and checkpoints are of a start that was killed before any step.
     path.unlink(missing_ok=True)
     seed = config.private.insecure_key_seed
     keys = draw_keys() if seed is None else insecure_keys(seed)
