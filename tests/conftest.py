@@ -1,12 +1,18 @@
 """What many tests need: a small prepared data set, and run configs on it."""
 
 import json
+import os
 import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from dpscale.runtime import with_compile_cache
+
+# Before JAX is imported: equal programs compile once over all tests, workers and child processes.
+os.environ.update(with_compile_cache(os.environ))
 
 from dpscale.config import RunConfig
 from dpscale.data.assets import resolve
