@@ -273,8 +273,9 @@ class RunConfig:
                 if getattr(self.private, derived) is None:
                     del fields["private"][derived]
         digest = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:10]
+        kind = {"private": "private", "law-fitting": "law"}[self.purpose]
         rate = f"lr{self.optimizer.learning_rate:.3g}"
-        return f"{self.purpose}-w{self.model.width}-{rate}-s{self.seed}-{digest}"
+        return f"{kind}-w{self.model.width}-{rate}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as `config.json` holds it."""

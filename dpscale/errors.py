@@ -36,6 +36,10 @@ class InputError(DpscaleError, ValueError):
         self.where = where
         self.message = message
 
+    def __reduce__(self) -> tuple[type["InputError"], tuple[str, str]]:
+        # Worker processes send errors by pickle, which would call with the joined text alone.
+        return type(self), (self.where, self.message)
+
 
 class PrivacyRefusal(InputError):
     """A private run that must not start or go on, because its guarantee would not hold."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dpscale.cli.numbers import whole_number
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
 
@@ -49,6 +50,8 @@ class Options(CommonOptions):
     """Which form of the law to ask; by default the one that `fit` chose."""
     out: Path | None = None
     """Write a config that `dpscale train` takes as it is."""
+    answer: Path | None = None
+    """Write what --json prints into this file, whatever is printed."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class _Question:
 
 def run(options: Options, output: Output) -> ExitCode:
     """Answers for one budget."""
-    from dpscale.files import write_text_atomically
+    from dpscale.files import write_json_atomically, write_text_atomically
     from dpscale.scaling.budget import PldAccounting
     from dpscale.scaling.lawfile import load_law
 
@@ -90,7 +93,10 @@ def run(options: Options, output: Output) -> ExitCode:
         text = private_config_toml(best, question.budget, data_path=data_path, law=str(options.law))
         write_text_atomically(options.out, text)
         output.say(f"wrote {options.out}: train it with `dpscale train {options.out} --out RUN`")
-    output.result(_json(best, law, question, options))
+    answer = _json(best, law, question, options)
+    if options.answer is not None:
+        write_json_atomically(options.answer, answer)
+    output.result(answer)
     return ExitCode.OK
 
 
@@ -103,7 +109,7 @@ def _question(options: Options, law: "ScalingLaw") -> _Question:
 
     def choose(name: str, given: float | None, default: int, because: str) -> int:
         if given is not None:
-            return _whole(f"--{name.replace('_', '-')}", given)
+            return whole_number(f"--{name.replace('_', '-')}", given)
         if name in manifest:
             return manifest[name]
         assumptions[name] = f"{name} {default:,} ({because})"
@@ -140,12 +146,6 @@ def _read_manifest(folder: Path) -> dict[str, int]:
             raise InputError(f"{path}: {name}", f"expected a number, found {manifest.get(name)!r}.")
         found[name] = int(manifest[name])
     return found
-
-
-def _whole(where: str, value: float) -> int:
-    if value != value or value in (float("inf"), float("-inf")) or value != int(value):
-        raise InputError(where, f"expected a whole number, found {value:g}.")
-    return int(value)
 
 
 def _print(best: "Recommendation", law: "ScalingLaw", budget: "Budget", output: Output) -> None:

@@ -1,8 +1,8 @@
 """Which point of a sweep runs next.
 
 Longest first, so that no worker is left alone with a long run at the end; and where another
-point can be had, none whose program is being compiled at that moment: learning rate,
-noise-batch ratio and seed are arguments of the compiled step, so the second run of a size
+point can be had, none whose program is being compiled at that moment: learning rate, number
+of iterations, noise-batch ratio and seed are arguments of the compiled step, so the second run of a size
 finds the program of the first in the shared cache, if it starts after it.
 """
 
@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Sequence
 
 from dpscale.compute import count_params, train_flops
-from dpscale.config import RunConfig
+from dpscale.config import RunConfig, TrainingConfig
 
 
 def planned_flops(config: RunConfig) -> float:
@@ -42,6 +42,7 @@ def program_of(config: RunConfig) -> RunConfig:
     return dataclasses.replace(
         config,
         optimizer=dataclasses.replace(config.optimizer, learning_rate=1.0),
+        training=TrainingConfig(iterations=1),
         law_fitting=law_fitting,
         seed=0,
     )

@@ -114,6 +114,9 @@ def test_a_file_of_another_form_is_refused(fields: dict[str, Any], place: str) -
     assert str(caught.value).startswith(place)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.toml")), ids=lambda p: p.name)
+SHIPPED = [*(ROOT / "sweeps").glob("*.toml"), *(ROOT / "dpscale/sweep/embedded").glob("*.toml")]
+
+
+@pytest.mark.parametrize("path", sorted(SHIPPED), ids=lambda path: path.name)
 def test_the_sweeps_that_ship_are_valid(path: Path) -> None:
     assert read_sweep(path).points
