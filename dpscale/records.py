@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpscale.config import Purpose, build
+from dpscale.config import Purpose
 from dpscale.errors import InputError
 from dpscale.files import read_json
+from dpscale.schema import build
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"

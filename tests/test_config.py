@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpscale.config import RunConfig, read_toml, to_toml, with_overrides
+from dpscale.config import RunConfig
 from dpscale.errors import InputError
+from dpscale.schema import read_toml, to_toml, with_overrides
 
 
 def law_fitting() -> dict[str, Any]:

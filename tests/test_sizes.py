@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpscale.compute import count_params
-from dpscale.config import ModelConfig, build
+from dpscale.config import ModelConfig
 from dpscale.errors import InputError
+from dpscale.schema import build
 from dpscale.sizes import (
     LADDER_WIDTHS,
     NAMED_SHAPES,

@@ -1,5 +1,6 @@
 """`dpscale train`: one run, private or law-fitting."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,9 @@ def run(options: Options, output: Output) -> ExitCode:
     config = load_run_config(options.config, options.set)
     run_dir = options.out or Path("runs") / config.run_id
     from dpscale.records import Status
+    from dpscale.runtime import with_compile_cache
+
+    os.environ.update(with_compile_cache(os.environ))  # before JAX is imported
     from dpscale.training.interruption import stop_on_signals
     from dpscale.training.loop import train
 
@@ -57,7 +61,8 @@ def run(options: Options, output: Output) -> ExitCode:
 
 def load_run_config(path: Path, assignments: tuple[str, ...]) -> "RunConfig":
     """A run config from its file, with `--set` applied and `model.shape` expanded."""
-    from dpscale.config import RunConfig, read_toml, with_overrides
+    from dpscale.config import RunConfig
+    from dpscale.schema import read_toml, with_overrides
     from dpscale.sizes import expand_shape
 
     fields = expand_shape(with_overrides(read_toml(path), assignments), where=str(path))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpscale.config import build
 from dpscale.errors import InputError
 from dpscale.files import read_json
+from dpscale.schema import build
 
 MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.model"

@@ -7,10 +7,10 @@ from dpscale.config import (
     PrivateConfig,
     RunConfig,
     TrainingConfig,
-    to_toml,
 )
 from dpscale.scaling.budget import Budget
 from dpscale.scaling.recommend import MICROBATCH_SIZE, Recommendation
+from dpscale.schema import to_toml
 
 _FEWEST_WINDOWS, _MOST_WINDOWS = 20, 40
 

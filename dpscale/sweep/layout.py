@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from dpscale.config import RunConfig, read_toml
+from dpscale.config import RunConfig
 from dpscale.errors import InputError
 from dpscale.files import read_json, write_json_atomically
 from dpscale.records import TABLE_CSV_FILE, TABLE_FILE
+from dpscale.schema import read_toml
 
 
 @dataclass(frozen=True)

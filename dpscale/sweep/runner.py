@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from dpscale.config import RunConfig, to_toml
+from dpscale.config import RunConfig
 from dpscale.errors import ExitCode, InputError, RunInterrupted
 from dpscale.files import write_text_atomically
 from dpscale.records import Status, read_result
+from dpscale.schema import to_toml
 from dpscale.sweep.launcher import Job, Launcher
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.schedule import next_point, program_of

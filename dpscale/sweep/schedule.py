@@ -2,8 +2,8 @@
 
 Longest first, so that no worker is left alone with a long run at the end; and where another
 point can be had, none whose program is being compiled at that moment: learning rate, number
-of iterations, noise-batch ratio and seed are arguments of the compiled step, so the second run of a size
-finds the program of the first in the shared cache, if it starts after it.
+of iterations, noise-batch ratio and seed are arguments of the compiled step, so the second
+run of a size finds the program of the first in the shared cache, if it starts after it.
 """
 
 import dataclasses

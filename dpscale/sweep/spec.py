@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dpscale.config import RunConfig, read_toml, with_overrides
+from dpscale.config import RunConfig
 from dpscale.errors import InputError
+from dpscale.schema import read_toml, with_overrides
 from dpscale.sizes import expand_shape
 
 Axes = dict[str, list[Any]]

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from dpscale.config import RunConfig, read_toml
+from dpscale.config import RunConfig
 from dpscale.errors import RunInterrupted
 from dpscale.records import Status
+from dpscale.schema import read_toml
 from dpscale.sweep.launcher import LocalLauncher
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.runner import SweepRun, SweepSettings

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dpscale.config import to_toml
 from dpscale.errors import InputError
 from dpscale.records import Status
+from dpscale.schema import to_toml
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.survey import RunState, seconds_left, survey
 
