@@ -17,9 +17,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from dpscale.config import RunConfig, build
+from dpscale.config import RunConfig
 from dpscale.errors import InputError
 from dpscale.records import CHECKPOINTS_DIR
+from dpscale.schema import build
 from dpscale.training.step import TrainState, init_state
 
 
