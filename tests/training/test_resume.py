@@ -39,7 +39,6 @@ KILLS = {
     "law-fitting": [
         ("in a window, before any checkpoint", r"open:metrics\.jsonl.*'a':1", []),
         ("in a later save", r"os.rename:checkpoints/10\.orbax:1", [4, 8]),
-        ("before the last metric line", r"open:metrics\.jsonl.*'a':2", [4, 8]),
     ],
 }
 

@@ -1,0 +1,141 @@
+"""Saved states: what comes back is what was saved, to the bit, or it is refused."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpscale.config import RunConfig
+from dpscale.errors import InputError
+from dpscale.training.checkpoint import Checkpoints, Counters, restore_params
+from dpscale.training.step import TrainState, Window, init_state
+
+COUNTERS = Counters(
+    num_examples=7, num_truncated_batches=2, num_truncated_examples=3, wall_seconds=1.25
+)
+
+
+def state_at(config: RunConfig, step: int) -> TrainState:
+    """A state with something in every part of it."""
+    fresh = init_state(config.model, config.optimizer, jax.random.key(step))
+    return dataclasses.replace(
+        fresh,
+        adam=jax.tree.map(lambda leaf: leaf + jnp.asarray(step, leaf.dtype), fresh.adam),
+        step=jnp.int32(step),
+        window=Window(*(jnp.float32(step + index / 3) for index in range(4))),
+    )
+
+
+@pytest.fixture
+def config(configs: dict[str, RunConfig]) -> RunConfig:
+    return configs["law-fitting"]
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Iterator[Checkpoints]:
+    opened = Checkpoints(tmp_path, keep=2)
+    yield opened
+    opened.close()
+
+
+def assert_equal(restored: tuple[TrainState, Counters] | None, expected: TrainState) -> None:
+    assert restored is not None
+    jax.tree.map(np.testing.assert_array_equal, restored[0], expected)
+
+
+def saved_steps(run_dir: Path) -> set[str]:
+    return {path.name for path in (run_dir / "checkpoints").iterdir()}
+
+
+def spoil(run_dir: Path, step: int) -> None:
+    """Changes one byte in the middle of the array data."""
+    files = (run_dir / "checkpoints" / str(step) / "state").rglob("d/*")
+    path = max(files, key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_all_of_a_state_comes_back(
+    config: RunConfig, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    # Catches: a window, a moment or a counter that is left out of the checkpoint.
+    state = state_at(config, 3)
+    checkpoints.save(state, COUNTERS)
+    restored = checkpoints.restore_newest(state_at(config, 0))
+    assert_equal(restored, state)
+    assert restored is not None
+    assert restored[1] == COUNTERS
+    params = restore_params(tmp_path, config)
+    jax.tree.map(np.testing.assert_array_equal, params, state.params)
+
+
+def test_nothing_saved_is_none(config: RunConfig, checkpoints: Checkpoints) -> None:
+    assert checkpoints.restore_newest(state_at(config, 0)) is None
+
+
+def test_the_newest_are_kept(config: RunConfig, checkpoints: Checkpoints, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        checkpoints.save(state_at(config, step), COUNTERS)
+    checkpoints.save(state_at(config, 3), Counters())  # saved already: nothing happens
+    assert saved_steps(tmp_path) == {"2", "3"}
+    restored = checkpoints.restore_newest(state_at(config, 0))
+    assert_equal(restored, state_at(config, 3))
+    assert restored is not None
+    assert restored[1] == COUNTERS
+
+
+def test_a_spoilt_one_is_removed_so_that_its_step_can_be_saved_again(
+    config: RunConfig, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    # Catches: a damaged state that stays the newest for ever, because its step "is saved".
+    for step in (1, 2):
+        checkpoints.save(state_at(config, step), COUNTERS)
+    spoil(tmp_path, 2)
+    assert_equal(checkpoints.restore_newest(state_at(config, 0)), state_at(config, 1))
+    assert saved_steps(tmp_path) == {"1"}
+    checkpoints.save(state_at(config, 2), COUNTERS)
+    assert_equal(checkpoints.restore_newest(state_at(config, 0)), state_at(config, 2))
+
+
+def test_wrong_counters_are_noticed(
+    config: RunConfig, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    checkpoints.save(state_at(config, 1), COUNTERS)
+    (file,) = (tmp_path / "checkpoints" / "1" / "record").glob("metadata")
+    file.write_text(
+        file.read_text().replace('"num_truncated_batches": 2', '"num_truncated_batches": 1')
+    )
+    with pytest.raises(InputError, match="can be read"):
+        checkpoints.restore_newest(state_at(config, 0))
+
+
+def test_reading_only_touches_nothing(
+    config: RunConfig, checkpoints: Checkpoints, tmp_path: Path
+) -> None:
+    # Catches: `generate` that removes the half-written save of a run that is under way.
+    for step in (1, 2):
+        checkpoints.save(state_at(config, step), COUNTERS)
+    spoil(tmp_path, 2)
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
+    params = restore_params(tmp_path, config)
+    jax.tree.map(np.testing.assert_array_equal, params, state_at(config, 1).params)
+    assert saved_steps(tmp_path) == {"1", "2", "3.orbax-checkpoint-tmp"}
+
+
+def test_a_state_of_another_shape_is_not_taken(config: RunConfig, checkpoints: Checkpoints) -> None:
+    checkpoints.save(state_at(config, 1), COUNTERS)
+    deeper = dataclasses.replace(config.model, vocab_size=512)
+    like = init_state(deeper, config.optimizer, jax.random.key(0))
+    with pytest.raises(InputError, match="can be read"):
+        checkpoints.restore_newest(like)
+
+
+def test_a_folder_without_checkpoints_is_named(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no checkpoint"):
+        restore_params(tmp_path, config)
+    assert list(tmp_path.iterdir()) == []
