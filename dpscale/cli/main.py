@@ -5,6 +5,7 @@ or values becomes one line on stderr, `dpscale VERB: --option: what is wrong`.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import io
 import re
@@ -30,12 +31,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in VERBS:
         print(f"dpscale: {name}: unknown verb; known: {', '.join(VERBS)}.", file=sys.stderr)
         return ExitCode.USAGE
+    module = importlib.import_module(VERBS[name].module)
     try:
-        module = importlib.import_module(VERBS[name].module)
         options = parse(module, name, arguments[1:])
         return int(module.run(options, Output(json=options.json)))
     except DpscaleError as error:
-        print(f"dpscale {name}: {_one_line(str(error))}", file=sys.stderr)
+        print(f"dpscale {name}: {_one_line(_as_typed(error, module))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f"dpscale {name}: interrupted; run the same command again.", file=sys.stderr)
@@ -103,6 +104,16 @@ def _input_error(box: str, name: str, arguments: Sequence[str]) -> InputError:
     if missing:
         return InputError(missing[0], f"required; see `dpscale {name} --help`.")
     return InputError("options", text)
+
+
+def _as_typed(error: DpscaleError, module: ModuleType) -> str:
+    """The error, with the library's name for a value turned into the option that gave it."""
+    options = {field.name for field in dataclasses.fields(module.Options)}
+    if isinstance(error, InputError):
+        name = "eps" if error.where == "epsilon" else error.where
+        if name in options:
+            return f"--{name.replace('_', '-')}: {error.message}"
+    return str(error)
 
 
 def _overview() -> str:

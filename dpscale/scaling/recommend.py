@@ -34,7 +34,7 @@ MOST_ROUNDS = 8
 SETTLED = 1e-4
 """The search ends when a candidate with exact noise is within this share of the best loss."""
 
-MICROBATCH_SIZE = 64
+MICROBATCH_SIZE = 16
 """Microbatch of the recommended run; it never changes the result."""
 
 
