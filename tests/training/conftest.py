@@ -11,10 +11,12 @@ import jax
 import pytest
 
 from dpscale.config import RunConfig
+from dpscale.data.units import open_units
 from dpscale.files import read_json
 from dpscale.records import read_metrics
 from dpscale.training import loop
 from dpscale.training.checkpoint import Checkpoints, Counters
+from dpscale.training.run_folder import StartedRun, start_or_resume
 from dpscale.training.step import TrainState, init_state
 
 Copier = Callable[[str], Path]
@@ -35,6 +37,18 @@ def configs(make_config: Any) -> dict[str, RunConfig]:
     return {
         "private": make_config("private", private=settled),
         "law-fitting": make_config("law-fitting"),
+    }
+
+
+@pytest.fixture(scope="session")
+def runs(
+    configs: dict[str, RunConfig], prepared: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, StartedRun]:
+    """A run of each purpose, settled, with no step taken."""
+    manifest = open_units(prepared).manifest
+    return {
+        purpose: start_or_resume(config, tmp_path_factory.mktemp(purpose), manifest)
+        for purpose, config in configs.items()
     }
 
 

@@ -7,23 +7,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpscale.config import RunConfig
 from dpscale.data.units import open_units
 from dpscale.training.batches import BatchSource, batch_source
-from dpscale.training.run_folder import StartedRun, start_or_resume
+from dpscale.training.run_folder import StartedRun
 
 STEPS = 1500
-
-
-@pytest.fixture(scope="module")
-def runs(
-    configs: dict[str, RunConfig], prepared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, StartedRun]:
-    manifest = open_units(prepared).manifest
-    return {
-        purpose: start_or_resume(config, tmp_path_factory.mktemp(purpose), manifest)
-        for purpose, config in configs.items()
-    }
 
 
 @pytest.fixture(scope="module")
