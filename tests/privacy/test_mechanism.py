@@ -84,6 +84,14 @@ def test_calibrated_run_meets_its_target(mechanism: PrivateMechanism) -> None:
     assert mechanism.epsilon(delta=1e-5, iterations=0) == 0.0
 
 
+def test_a_given_cap_is_paid_for_in_noise(mechanism: PrivateMechanism) -> None:
+    # Catches: noise that is calibrated without the cap. The default cap would hide it.
+    capped = build(dataclasses.replace(PRIVATE, truncated_batch_size=64))
+    assert capped.truncated_batch_size == 64
+    assert capped.epsilon(delta=1e-5) <= 8.0
+    assert capped.accounted.noise_multiplier > 1.01 * mechanism.accounted.noise_multiplier
+
+
 def test_too_little_noise_is_refused_and_told_what_would_do(mechanism: PrivateMechanism) -> None:
     enough = mechanism.accounted.noise_multiplier
     given = dataclasses.replace(PRIVATE, noise_multiplier=0.9 * enough)

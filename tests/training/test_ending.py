@@ -36,6 +36,7 @@ def test_a_receipt_accounts_for_the_steps_taken(
     assert run.mechanism is not None
     five = dataclasses.replace(run.mechanism.accounted, iterations=5)
     assert receipt["epsilon"] == epsilon(five, delta=1e-5) < 7.5
+    assert receipt["guarantee"] == "seed known: no guarantee"  # as the shared config pins it
     assert receipt["not_private"] == {"num_truncated_batches": 2, "num_truncated_examples": 5}
 
 
