@@ -34,7 +34,7 @@ class Options(CommonOptions):
     """Target epsilon of the private run."""
     delta: float = 1.5e-5
     """Target delta of the private run."""
-    flops: float = 6e11
+    flops: float = 5.5e11
     """Compute budget of the private run."""
 
 

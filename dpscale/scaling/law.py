@@ -184,53 +184,69 @@ class ScalingLaw:
 
     def interval(
         self,
-        num_params: float,
-        iterations: float,
-        noise_batch_ratio: float,
+        num_params: ArrayLike,
+        iterations: ArrayLike,
+        noise_batch_ratio: ArrayLike,
         *,
-        batch_size: float | None = None,
+        batch_size: ArrayLike | None = None,
         form: FormName | None = None,
-    ) -> tuple[float, float]:
-        """The 90 % prediction interval for the loss of one new run (module docstring)."""
+    ) -> tuple[Array, Array]:
+        """The 90 % prediction interval for the loss of one new run (module docstring).
+
+        Takes what `predict` takes, and broadcasts alike.
+
+        Returns:
+          The lower and the upper ends.
+        """
         name = form or self.form
-        middle = float(
-            self.predict(
-                num_params, iterations, noise_batch_ratio, batch_size=batch_size, form=name
-            )
+        where = (num_params, iterations, noise_batch_ratio)
+        log_middle = np.log(self.predict(*where, batch_size=batch_size, form=name))
+        of_fit = self._of_fit(name, *where, batch_size, log_middle)
+        of_run = np.maximum(
+            max(self.score(name).mean_squared_log_error, self.run_scatter**2),
+            self._disagreement(name, *where),
         )
+        half = self.t_quantile * np.sqrt(of_run + of_fit)
+        return np.exp(log_middle - half), np.exp(log_middle + half)
+
+    def _of_fit(
+        self,
+        name: FormName,
+        num_params: ArrayLike,
+        iterations: ArrayLike,
+        noise_batch_ratio: ArrayLike,
+        batch_size: ArrayLike | None,
+        log_middle: Array,
+    ) -> Array:
+        """Mean squared log error that the fit itself brings."""
         if name == "semi-parametric":
-            weights = float(self.surface.squared_weights(num_params, noise_batch_ratio))
-            of_fit = self.run_scatter**2 * weights
-        else:
-            points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
-            replicates = self._fit_of(name).replicates
-            logs = [float(FORMS[name].log_loss(each, points)) for each in replicates]
-            # About the fit itself, not about the replicates' mean: their offset counts too.
-            of_fit = float(np.mean((np.array(logs) - math.log(middle)) ** 2)) if logs else 0.0
-        of_run = max(
-            self.score(name).mean_squared_log_error,
-            self.run_scatter**2,
-            self._disagreement(name, num_params, iterations, noise_batch_ratio),
-        )
-        half = self.t_quantile * math.sqrt(of_run + of_fit)
-        return middle * math.exp(-half), middle * math.exp(half)
+            return self.run_scatter**2 * self.surface.squared_weights(num_params, noise_batch_ratio)
+        replicates = self._fit_of(name).replicates
+        if not replicates:
+            return np.zeros(log_middle.shape)
+        points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
+        logs = np.stack([FORMS[name].log_loss(each, points) for each in replicates])
+        # About the fit itself, not about the replicates' mean: their offset counts too.
+        return np.asarray(np.mean((logs - log_middle) ** 2, axis=0))
 
     def _disagreement(
-        self, name: FormName, num_params: float, iterations: float, noise_batch_ratio: float
-    ) -> float:
+        self,
+        name: FormName,
+        num_params: ArrayLike,
+        iterations: ArrayLike,
+        noise_batch_ratio: ArrayLike,
+    ) -> Array:
         """Weighted mean squared log distance between a form's prediction and the others'.
 
         All at the sweep's physical batch: only one form has a view of other batches.
         """
         where = (num_params, iterations, noise_batch_ratio)
-        own = math.log(float(self.predict(*where, form=name)))
+        own = np.log(self.predict(*where, form=name))
         others = [score for score in self.scores if score.form != name]
-        squares = [
-            (math.log(float(self.predict(*where, form=score.form))) - own) ** 2 for score in others
-        ]
+        squares = [(np.log(self.predict(*where, form=score.form)) - own) ** 2 for score in others]
         noise = max(self.run_scatter**2, 1e-12)
         weights = [1 / max(score.mean_squared_log_error, noise) for score in others]
-        return float(np.average(squares, weights=weights))
+        return np.asarray(np.average(np.stack(squares), axis=0, weights=weights))
 
     def _fit_of(self, name: FormName) -> ParametricFit:
         for fit in self.parametric:

@@ -18,7 +18,7 @@ from dpscale.scaling.smoothing import PlanCurve
 
 @dataclass(frozen=True)
 class RateOptimum:
-    """The best rate at one size and ratio (longest plan).
+    """The best rate at one size and ratio (longest plan that swept rates).
 
     `at_edge`: the best swept rate was the least or the largest, so that the true optimum may
     lie beyond it.
@@ -79,10 +79,11 @@ class LearningRateLaw:
 def fit_learning_rates(curves: Sequence[PlanCurve], *, ratio_floor: float) -> LearningRateLaw:
     """Fits the plane to the optima of `curves`, by least squares.
 
-    A slope that the sweep cannot show (one size, one ratio) is zero.
+    A slope that the sweep cannot show (one size, one ratio) is zero. Curves at a single rate
+    say nothing about the best one, and are looked at only where there are no others.
     """
     longest: dict[tuple[int, float], PlanCurve] = {}
-    for curve in curves:
+    for curve in [curve for curve in curves if len(curve.final_losses) > 1] or curves:
         key = (curve.num_params, curve.noise_batch_ratio)
         if key not in longest or curve.iterations > longest[key].iterations:
             longest[key] = curve

@@ -1,7 +1,12 @@
-"""The configuration with the least predicted loss under a budget.
+"""The configuration with the least predicted loss under a budget, where the law can be trusted.
 
 Candidates are the ladder's shapes times a fine grid of batches; the compute budget then sets
-the iterations, the privacy budget the noise, and the law the loss. Thousands of candidates
+the iterations, the privacy budget the noise, and the law the loss. Far from its data a curve
+that was continued too far promises losses that nobody will see; there the forms of the law
+disagree and its prediction interval opens. So only candidates compete whose interval is at
+most twice as wide, in log units, as the narrowest under the budget.
+
+Thousands of candidates
 are compared with approximate noise. The exact noise is computed where the search thinks the
 best is, the ratio of exact to approximate noise corrects the neighbourhood (that ratio is 0.88
 to 1.03 in the settings tried, and changes by less than 2 % when the batch doubles), and this is
@@ -28,11 +33,14 @@ BATCHES_PER_OCTAVE = 16
 NEAR_OPTIMAL = 0.01
 """Candidates within this share of the best loss are near-optimal (the paper's 1 %)."""
 
+TRUSTED = 2.0
+"""How much wider than the narrowest a candidate's prediction interval may be."""
+
 MOST_ROUNDS = 8
 """Exact calibrations at most; two or three are usual."""
 
 SETTLED = 1e-4
-"""The search ends when a candidate with exact noise is within this share of the best loss."""
+"""The search ends when a candidate with exact noise is within this share of the best."""
 
 MICROBATCH_SIZE = 16
 """Microbatch of the recommended run; it never changes the result."""
@@ -40,7 +48,7 @@ MICROBATCH_SIZE = 16
 
 @dataclass(frozen=True)
 class NearOptimal:
-    """Least and largest value of each choice among the near-optimal candidates."""
+    """Least and largest value of each choice among the candidates that are nearly as good."""
 
     num_params: tuple[int, int]
     expected_batch_size: tuple[int, int]
@@ -169,13 +177,17 @@ def list_candidates(budget: Budget) -> Candidates:
 
 
 def _losses(law: ScalingLaw, candidates: Candidates, noise: Array, form: FormName) -> Array:
-    return law.predict(
+    """The predicted loss of each candidate that the law can be trusted for, inf for the rest."""
+    where = (
         candidates.num_params,
         candidates.iterations,
         noise / candidates.expected_batch_size,
-        batch_size=candidates.expected_batch_size,
-        form=form,
     )
+    batch_size = candidates.expected_batch_size
+    low, high = law.interval(*where, batch_size=batch_size, form=form)
+    width = np.log(high / low)
+    losses = law.predict(*where, batch_size=batch_size, form=form)
+    return np.where(width <= TRUSTED * width.min(), losses, np.inf)
 
 
 def _correction(candidates: Candidates, approximate: Array, exact: dict[int, float]) -> Array:
@@ -209,6 +221,7 @@ def _report(
     params, batch = count_params(model), expected_batch_size
     ratio = noise.noise_multiplier / batch
     loss = law.predict(params.total, iterations, ratio, batch_size=batch, form=form)
+    low, high = law.interval(params.total, iterations, ratio, batch_size=batch, form=form)
     epochs = batch * iterations / budget.dataset_size
     return Recommendation(
         model=model,
@@ -222,9 +235,7 @@ def _report(
         form=form,
         predicts=law.target,
         predicted_loss=float(loss),
-        predicted_loss_interval=law.interval(
-            params.total, iterations, ratio, batch_size=batch, form=form
-        ),
+        predicted_loss_interval=(float(low), float(high)),
         epochs=epochs,
         tokens_per_param=batch * iterations * budget.seq_len / params.total,
         train_flops=train_flops(
