@@ -1,12 +1,11 @@
 """Saved states of a run, by Orbax; a damaged one falls back to the one before.
 
 Beside the train state a checkpoint holds `Counters`: what the host has counted up to there;
-and a checksum over both. Orbax notices missing and cut files, but of the array data not
-every changed byte: a run would go on from other parameters without a word.
+and a checksum of each of its files, checked before Orbax reads them. Orbax itself restores
+most changed bytes of array data without a word, and files that were cut with pages of it.
 """
 
 import dataclasses
-import json
 import logging
 import zlib
 from dataclasses import dataclass
@@ -14,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from dpscale.config import RunConfig
 from dpscale.errors import InputError
+from dpscale.files import read_json, write_json_atomically
 from dpscale.records import CHECKPOINTS_DIR
 from dpscale.schema import build
 from dpscale.training.step import TrainState, init_state
+
+CHECKSUMS_FILE = "checksums.json"
+"""In a checkpoint's folder, written last: without it the save was not finished."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,11 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: Path, *, keep: int | None) -> None:
-        folder = (run_dir / CHECKPOINTS_DIR).resolve()  # Orbax takes absolute paths only
+        self._folder = (run_dir / CHECKPOINTS_DIR).resolve()  # Orbax takes absolute paths only
         logging.getLogger("absl").setLevel(logging.ERROR)  # it logs every save at length
         self._reads_only = keep is None
         self._manager = ocp.CheckpointManager(
-            folder,
+            self._folder,
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 create=not self._reads_only,
@@ -61,22 +63,24 @@ class Checkpoints:
                 enable_async_checkpointing=False,
             ),
         )
+        if not self._reads_only:
+            for step in set(self._manager.all_steps()) - set(self._finished_steps()):
+                self._manager.delete(step)  # killed at the end of its save
 
     def save(self, state: TrainState, counters: Counters) -> None:
         """Saves the state under its step, unless that step is saved already."""
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if step in self._finished_steps():
             return
-        record = {
-            "counters": dataclasses.asdict(counters),
-            "checksum": _checksum(state, counters),
-        }
         self._manager.save(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
+                state=ocp.args.StandardSave(state),
+                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
             ),
         )
+        saved = self._folder / str(step)
+        write_json_atomically(saved / CHECKSUMS_FILE, _checksums(saved))
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest state that can be read, or None when none is saved.
@@ -92,7 +96,7 @@ class Checkpoints:
           InputError: Checkpoints are there, and none can be read.
         """
         damaged: list[int] = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        for step in sorted(self._finished_steps(), reverse=True):
             try:
                 restored = self._restore(step, like)
             except Exception as error:  # Orbax raises whatever its storage layers raise
@@ -107,25 +111,29 @@ class Checkpoints:
             return restored
         if damaged:
             raise InputError(
-                str(self._manager.directory),
+                str(self._folder),
                 f"none of the checkpoints {damaged} can be read; put one back from a copy, or "
                 "start over in another folder.",
             )
         return None
 
+    def _finished_steps(self) -> list[int]:
+        steps = self._manager.all_steps()
+        return [step for step in steps if (self._folder / str(step) / CHECKSUMS_FILE).exists()]
+
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Counters]:
+        where = f"checkpoint {step}"
+        saved = self._folder / str(step)
+        if _checksums(saved) != read_json(saved / CHECKSUMS_FILE):
+            raise InputError(where, "its files are not as they were saved.")
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             step,
             args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()
+                state=ocp.args.StandardRestore(abstract), counters=ocp.args.JsonRestore()
             ),
         )
-        where = f"checkpoint {step}"
-        counters = build(Counters, restored.record["counters"], where=where)
-        if _checksum(restored.state, counters) != restored.record["checksum"]:
-            raise InputError(where, "its checksum does not fit its contents.")
-        return restored.state, counters
+        return restored.state, build(Counters, restored.counters, where=where)
 
     def close(self) -> None:
         """Waits for what is being written, and lets go of it."""
@@ -153,9 +161,19 @@ def restore_params(run_dir: Path, config: RunConfig) -> Any:
     return restored[0].params
 
 
-def _checksum(state: TrainState, counters: Counters) -> int:
-    """CRC-32 of everything that a checkpoint holds: some 5 GB a second."""
-    checksum = zlib.crc32(json.dumps(dataclasses.asdict(counters), sort_keys=True).encode())
-    for leaf in jax.tree.leaves(state):
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8).data, checksum)
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 of each file below a folder, but of the checksums themselves; some 5 GB a second."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): _crc32(path)
+        for path in paths
+        if path.name != CHECKSUMS_FILE
+    }
+
+
+def _crc32(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
     return checksum

@@ -20,7 +20,7 @@ from dpscale.data.units import PreparedUnits, open_units
 from dpscale.errors import RunInterrupted
 from dpscale.privacy.mechanism import law_fitting_noisy_mean
 from dpscale.privacy.noise import noise_key
-from dpscale.records import RunResult, Status, read_result
+from dpscale.records import RECEIPT_FILE, RunResult, Status, read_result
 from dpscale.training.batches import batch_source
 from dpscale.training.checkpoint import Checkpoints, Counters
 from dpscale.training.ending import write_ending
@@ -116,6 +116,8 @@ class _Training:
     def _take_steps(self, state: TrainState, counters: Counters) -> RunResult:
         training = self._run.config.training
         first = int(state.step)
+        # The receipt of an interruption states fewer steps than this process will take.
+        (self._run.run_dir / RECEIPT_FILE).unlink(missing_ok=True)
         metrics = MetricsLog(self._run.run_dir, keep_until=first)
         last_line = metrics.last
         batches = step_batches(

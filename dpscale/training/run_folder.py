@@ -96,7 +96,7 @@ def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> Sta
     """
     _check_data_fits(config, manifest)
     path = run_dir / CONFIG_FILE
-    saved = read_json(path) if path.exists() else None
+    saved = _read_record(path) if path.exists() else None
     if saved is None:
         _check_unused(run_dir)
     run_id = config.run_id if saved is None else str(saved["run_id"])
@@ -173,7 +173,7 @@ def _check_same_run(record: dict[str, Any], saved: dict[str, Any], *, where: str
         changed += [
             f"version of {name}"
             for name in PINNED_VERSIONS
-            if saved["versions"][name] != record["versions"][name]
+            if saved["versions"].get(name) != record["versions"][name]
         ]
     if changed:
         refusal = PrivacyRefusal if is_private else InputError
@@ -213,6 +213,16 @@ def _keys(config: RunConfig, run_dir: Path, *, is_new: bool) -> SecretKeys | Non
     keys = draw_keys() if seed is None else insecure_keys(seed)
     create_key_file(run_dir, keys)
     return keys
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """What `_record` was at the first start; its config checked, and complete."""
+    record = read_json(path)
+    for key in ("run_id", "config", "data_hash", "versions"):
+        if key not in record:
+            raise InputError(f"{path}: {key}", "missing; start over in another folder.")
+    config = RunConfig.from_dict(record["config"], where=str(path))
+    return {**record, "config": config.to_dict()}
 
 
 def _record(config: RunConfig, run_id: str, manifest: Manifest) -> dict[str, Any]:

@@ -37,8 +37,8 @@ KILLS = {
         ("receipt written, result not", r"os.rename:result\.json:1", [4, 8, 12]),
     ],
     "law-fitting": [
-        ("in a window, before any checkpoint", r"open:metrics\.jsonl.*'a':1", []),
-        ("in a later save", r"os.rename:checkpoints/10\.orbax:1", [4, 8]),
+        ("saved, checksums not written", r"os.rename:checksums\.json:1", [4]),
+        ("saved again, checksums not written", r"os.rename:checksums\.json:2", [4, 8]),
     ],
 }
 
@@ -123,6 +123,11 @@ def test_sigterm_saves_writes_a_receipt_for_the_steps_taken_and_goes_on(
     assert status is not None
     assert (status.status, status.step) == (Status.INTERRUPTED, 5)
     assert not (run_dir / "result.json").exists()
+    # Killed later on, it must not keep a receipt for fewer steps than it has taken by then.
+    process = start(config, run_dir, at=("SIGKILL", r"os.rename:checkpoints/10\.orbax:1"))
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (run_dir / "receipt.json").exists()
     train(config, run_dir)
     assert traces(run_dir) == traces(finished("private"))
 

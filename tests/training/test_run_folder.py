@@ -241,6 +241,24 @@ def test_data_that_do_not_fit_the_model_are_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("record", "place"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("{}", "run_id: missing"),
+        ('{"run_id": "a", "config": {}, "data_hash": "b", "versions": {}}', "purpose: missing"),
+    ],
+)
+def test_a_damaged_record_is_one_line(
+    record: str, place: str, configs: dict[str, RunConfig], manifest: Manifest, tmp_path: Path
+) -> None:
+    # Catches: a traceback, or a run that takes a damaged record for none and draws new keys.
+    (tmp_path / "config.json").write_text(record)
+    with pytest.raises(InputError, match=rf"config\.json.*{place}"):
+        start_or_resume(configs["private"], tmp_path, manifest)
+    assert not (tmp_path / KEY_FILE).exists()
+
+
 def test_two_processes_cannot_train_in_one_folder(
     configs: dict[str, RunConfig], tmp_path: Path
 ) -> None:
