@@ -98,7 +98,11 @@ def _progress(config: "RunConfig", output: Output) -> Iterator[Callable[[dict[st
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=output.progress_console, transient=True) as bar:
+    console = output.progress_console
+    # Where stderr is no terminal a bar would leave a blank line, and nothing to read.
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         task = bar.add_task("compiling", total=config.training.iterations)
 
         def show(line: dict[str, Any]) -> None:

@@ -33,6 +33,10 @@ BATCHES_PER_OCTAVE = 16
 NEAR_OPTIMAL = 0.01
 """Candidates within this share of the best loss are near-optimal (the paper's 1 %)."""
 
+MOST_ITERATIONS = 1_000_000
+"""Ten times the longest private pretraining that was published (VaultGemma, 100,000); the
+accountant's grids grow unwieldy beyond it."""
+
 TRUSTED = 2.0
 """How much wider than the narrowest a candidate's prediction interval may be."""
 
@@ -85,6 +89,8 @@ class Recommendation:
 @dataclass(frozen=True)
 class Candidates:
     """Every (shape, batch) that the budget pays at least one iteration of.
+
+    `iterations` is what it pays, `MOST_ITERATIONS` at most.
 
     Args:
       shape: int[candidates], index into `shapes`.
@@ -173,6 +179,7 @@ def list_candidates(budget: Budget) -> Candidates:
             f"{budget.train_flops:.3g} does not pay one iteration of one unit of the smallest "
             f"model ({per_iteration * sizes[0]:.3g}).",
         )
+    iterations = np.minimum(iterations, MOST_ITERATIONS)
     return Candidates(shapes, index[paid], sizes[index[paid]], batch[paid], iterations[paid])
 
 

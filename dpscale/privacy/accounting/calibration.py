@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Final
 
 from scipy.optimize import brentq
@@ -143,6 +143,7 @@ def _least_noise(
 
     _, interval = settled_epsilon(at(start), delta=target_delta)
 
+    @cache  # bracketing and root finding ask twice for the same ends
     def excess(log_sigma: float) -> float:
         spent = epsilon_on_grid(at(math.exp(log_sigma)), delta=target_delta, interval=interval)
         return math.log(max(spent, 1e-300)) - math.log(target_epsilon)

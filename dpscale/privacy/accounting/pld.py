@@ -6,6 +6,7 @@ Fourier transforms (which grows with T: at 1e5 iterations about 1 % was seen). T
 refined until epsilon has settled.
 """
 
+import math
 from typing import Final
 
 from dpscale.errors import InputError
@@ -40,7 +41,9 @@ def epsilon(mechanism: SubsampledGaussian, *, delta: float) -> float:
 
 def settled_epsilon(mechanism: SubsampledGaussian, *, delta: float) -> tuple[float, float]:
     """Epsilon, and the interval of the grid it was settled on."""
-    interval = max(COARSEST_INTERVAL, finest_bearable_interval(mechanism))
+    # The error of a grid grows with the number of steps: start finer where there are many.
+    start = COARSEST_INTERVAL / max(1.0, math.sqrt(mechanism.iterations) / 100)
+    interval = max(start, finest_bearable_interval(mechanism))
     value = epsilon_on_grid(mechanism, delta=delta, interval=interval)
     while value > 0 and interval / 4 >= finest_bearable_interval(mechanism):
         interval /= 4
@@ -75,7 +78,7 @@ def finest_bearable_interval(mechanism: SubsampledGaussian) -> float:
     """
     sigma = mechanism.noise_multiplier / (1 if mechanism.truncated_batch_size is None else 2)
     span = 2 * (1 / (2 * sigma**2) + 10 / sigma)
-    if span / 1.0 > MOST_GRID_POINTS:
+    if span > MOST_GRID_POINTS:
         raise InputError(
             "noise_multiplier",
             f"{mechanism.noise_multiplier} is too little noise to account for: epsilon would "
