@@ -1,14 +1,16 @@
-"""Writing files so that a reader never meets half of one.
+"""Writing files so that a reader never meets half of one, and one process at a time.
 
 A file is written beside its final name and renamed, which POSIX makes atomic, so that a
 process killed at any moment leaves the old file or the new one.
 """
 
+import contextlib
+import fcntl
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,24 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(str(path), f"expected a JSON object, found a {type(value).__name__}.")
     return value
+
+
+@contextlib.contextmanager
+def held_alone(lock_file: Path, refusal: InputError) -> Iterator[None]:
+    """Holds a file's lock for this process; the kernel lets go when the process dies.
+
+    The file's folder is made where it is missing.
+
+    Args:
+      refusal: Raised when another process holds the lock.
+    """
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with lock_file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise refusal from None
+        yield
 
 
 def _finite(value: Any) -> Any:

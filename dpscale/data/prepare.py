@@ -8,7 +8,6 @@ The manifest is written last, and then the finished folder gets its name by a re
 
 import contextlib
 import errno
-import fcntl
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -42,7 +41,7 @@ from dpscale.data.tokenization import ChunkTokenizer, chunks, tokenize_chunks
 from dpscale.data.tokenizer import Tokenizer
 from dpscale.data.units import open_units
 from dpscale.errors import InputError
-from dpscale.files import write_json_atomically
+from dpscale.files import held_alone, write_json_atomically
 
 SAVE_EVERY = 64
 """Chunks between two saves: the work that a kill can cost, at most."""
@@ -269,14 +268,7 @@ def _writing(partial: Path) -> Iterator[None]:
         ) from None
 
 
-@contextlib.contextmanager
-def _alone_in(partial: Path) -> Iterator[None]:
+def _alone_in(partial: Path) -> contextlib.AbstractContextManager[None]:
     """Keeps a second process with the same `--out` away while the first is at work."""
-    with (partial / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "--out", f"another dpscale prepare is at work on {partial}; wait for it."
-            ) from None
-        yield
+    refusal = InputError("--out", f"another dpscale prepare is at work on {partial}; wait for it.")
+    return held_alone(partial / "lock", refusal)

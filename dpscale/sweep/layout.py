@@ -8,16 +8,13 @@
 - `.lock`                  held by the one sweep that works here
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 from dpscale.config import RunConfig
 from dpscale.errors import InputError
-from dpscale.files import read_json, write_json_atomically
+from dpscale.files import held_alone, read_json, write_json_atomically
 from dpscale.records import TABLE_CSV_FILE, TABLE_FILE
 from dpscale.schema import read_toml
 
@@ -69,22 +66,13 @@ class SweepFolder:
         return [RunConfig.from_dict(read_toml(path), where=str(path)) for path in paths]
 
 
-@contextmanager
-def locked(folder: SweepFolder) -> Iterator[None]:
-    """Holds a sweep's folder for this process; the kernel lets go when the process dies.
+def locked(folder: SweepFolder) -> AbstractContextManager[None]:
+    """Holds a sweep's folder for this process.
 
-    Raises:
+    Raises (on entering):
       InputError: Another sweep works in the folder.
     """
-    folder.root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder.root / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(
-                "--out", f"another sweep works in {folder.root}; wait for it or choose another."
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    refusal = InputError(
+        "--out", f"another sweep works in {folder.root}; wait for it or choose another."
+    )
+    return held_alone(folder.root / ".lock", refusal)

@@ -6,11 +6,9 @@ changed; everything else is refused, and starting over (in another folder) draws
 """
 
 import dataclasses
-import fcntl
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 from dpscale.config import RunConfig, essential
 from dpscale.data.manifest import Manifest
 from dpscale.errors import InputError, PrivacyRefusal
-from dpscale.files import read_json, write_json_atomically
+from dpscale.files import held_alone, read_json, write_json_atomically
 from dpscale.privacy.keys import (
     KEY_FILE,
     SecretKeys,
@@ -67,20 +65,15 @@ class StartedRun:
         return self.mechanism.noise_batch_ratio
 
 
-@contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path) -> AbstractContextManager[None]:
     """Holds the folder for one process.
 
-    Raises:
+    Raises (on entering):
       InputError: Another process trains in it.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with (run_dir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(str(run_dir), "another process is training here.") from None
-        yield
+    return held_alone(
+        run_dir / ".lock", InputError(str(run_dir), "another process is training here.")
+    )
 
 
 def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> StartedRun:
