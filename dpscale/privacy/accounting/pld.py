@@ -9,6 +9,8 @@ refined until epsilon has settled.
 import math
 from typing import Final
 
+import numpy as np
+
 from dpscale.errors import InputError
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
 
@@ -66,7 +68,10 @@ def epsilon_on_grid(mechanism: SubsampledGaussian, *, delta: float, interval: fl
     accountant = pld_privacy_accountant.PLDAccountant(
         relations[mechanism.neighboring_relation], interval
     )
-    accountant.compose(mechanism.event())
+    # Where the first masses of a grid are denormal numbers, the Chernoff bounds that it is cut
+    # by overflow; dp_accounting passes over those that are not finite.
+    with np.errstate(over="ignore"):
+        accountant.compose(mechanism.event())
     return float(accountant.get_epsilon(delta))
 
 
