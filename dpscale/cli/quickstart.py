@@ -147,6 +147,7 @@ def stages(options: Options) -> list[Stage]:
 
 def verdict(out: Path) -> Verdict:
     """Compares the private run in a quickstart folder with what was predicted for it."""
+    from dpscale.data.manifest import read_manifest
     from dpscale.files import read_json
     from dpscale.records import RECEIPT_FILE, read_result
 
@@ -160,7 +161,7 @@ def verdict(out: Path) -> Verdict:
         predicted_loss=answer["predicted_loss"],
         predicted_loss_interval=(low, high),
         actual_loss=result.eval_loss,
-        unigram_entropy=read_json(out / "data" / "manifest.json")["unigram_entropy"],
+        unigram_entropy=read_manifest(out / "data").unigram_entropy,
         epsilon=receipt["epsilon"],
         target_epsilon=receipt["target_epsilon"],
     )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from dpscale.scaling.recommend import Recommendation
 
 DEFAULT_DATASET_SIZE = 100_000_000
-MANIFEST_FILE = "manifest.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,6 +135,7 @@ def _question(options: Options, law: "ScalingLaw") -> _Question:
 
 
 def _read_manifest(folder: Path) -> dict[str, int]:
+    from dpscale.data.manifest import MANIFEST_FILE
     from dpscale.files import read_json
 
     path = folder / MANIFEST_FILE

@@ -6,7 +6,7 @@ Every run that is read is either used or listed with the reason why not.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -262,9 +262,3 @@ def _expect_one_setting(runs: list[RunCurve], excluded: list[ExcludedRun], sourc
                 f"runs with different {name} ({', '.join(map(str, values))}); a law describes "
                 "one: fit them apart.",
             )
-
-
-def restrict(runs: RunSet, keep: Iterable[str]) -> RunSet:
-    """The same set with only the runs whose ids are in `keep`."""
-    wanted = set(keep)
-    return replace(runs, runs=tuple(run for run in runs.runs if run.run_id in wanted))
