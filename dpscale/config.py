@@ -22,6 +22,8 @@ from dpscale.schema import build
 Purpose = Literal["private", "law-fitting"]
 NeighboringRelation = Literal["zero-out", "add-or-remove"]
 PrivacyUnit = Literal["sequence"]
+ClippingStrategy = Literal["auto", "vmap", "ghost", "bookkeeping"]
+NormRule = Literal["auto", "gram", "direct"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class ModelConfig:
     (the first is 0) see only the last `sliding_window` tokens where it is set, as in Gemma 2;
     without it every layer attends to the full past, as in VaultGemma. `compute_dtype` is the
     dtype of activations; parameters are float32. `query_pre_attn_scalar` defaults to
-    `head_dim`.
+    `head_dim`. With `rematerialize` each layer's activations are computed again in the backward
+    pass instead of being kept, which saves memory and never changes the result.
     """
 
     vocab_size: int
@@ -50,6 +53,7 @@ class ModelConfig:
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
     query_pre_attn_scalar: float | None = None
+    rematerialize: bool = False
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
@@ -131,16 +135,35 @@ class ClippingConfig:
 
     `rescale_to_unit_norm` divides the clipped gradient by `l2_clip_norm` (normalised
     clipping, De et al. 2022), so that the learning rate does not depend on the clip norm.
-    `microbatch_size` examples are differentiated at once; it never changes the result.
+
+    The other settings say how it is computed and never change the result (but for rounding):
+    `microbatch_size` examples are differentiated at once, by a `strategy`, which finds the
+    norm of each layer's gradient by a `norm_rule`. What is left open (`auto`, or a microbatch
+    size that is absent) is chosen at the start of a run from the model's shape, within
+    `memory_limit_gib` for one microbatch (absent: what the device has left).
     """
 
     l2_clip_norm: float = 1.0
     rescale_to_unit_norm: bool = True
-    microbatch_size: int = 32
+    microbatch_size: int | None = None
+    strategy: ClippingStrategy = "auto"
+    norm_rule: NormRule = "auto"
+    memory_limit_gib: float | None = None
 
     def __post_init__(self) -> None:
         _expect(self, "l2_clip_norm", self.l2_clip_norm > 0, "above 0")
-        _expect(self, "microbatch_size", self.microbatch_size >= 1, "at least 1")
+        _expect(
+            self,
+            "microbatch_size",
+            self.microbatch_size is None or self.microbatch_size >= 1,
+            "at least 1, or absent to have it chosen",
+        )
+        _expect(
+            self,
+            "memory_limit_gib",
+            self.memory_limit_gib is None or self.memory_limit_gib > 0,
+            "above 0, or absent",
+        )
 
 
 @dataclass(frozen=True)
@@ -285,6 +308,10 @@ class RunConfig:
 UNESSENTIAL = (
     ("data", "path"),
     ("clipping", "microbatch_size"),
+    ("clipping", "strategy"),
+    ("clipping", "norm_rule"),
+    ("clipping", "memory_limit_gib"),
+    ("model", "rematerialize"),
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
 )
@@ -295,7 +322,7 @@ def essential(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a config's plain data without the keys in `UNESSENTIAL`."""
     copy: dict[str, Any] = json.loads(json.dumps(fields))
     for section, key in UNESSENTIAL:
-        del copy[section][key]
+        copy[section].pop(key, None)  # a config written before the key existed lacks it
     return copy
 
 

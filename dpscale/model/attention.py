@@ -11,7 +11,7 @@ from flax import linen as nn
 from dpscale.config import ModelConfig
 from dpscale.model.rotary import rotate
 from dpscale.model.weights import Dense
-from dpscale.ops.dense import PRECISION
+from dpscale.ops.contraction import PRECISION, wide
 from dpscale.ops.unembed import soft_cap
 
 
@@ -55,7 +55,7 @@ def attend(
     query_BxSxKxGxh = query_BxSxHxh.reshape(num_examples, seq_len, model.num_kv_heads, -1, head_dim)
     scores = jnp.einsum("bskgh,btkh->bkgst", query_BxSxKxGxh, key_BxTxKxh, precision=PRECISION)
     scale = (model.query_pre_attn_scalar or head_dim) ** -0.5
-    scores_BxKxGxSxT = soft_cap(scores.astype(jnp.float32) * scale, model.attn_logit_softcap)
+    scores_BxKxGxSxT = soft_cap(scores.astype(wide(scores.dtype)) * scale, model.attn_logit_softcap)
     visible_SxT = causal_mask(seq_len, window)
     weights = jax.nn.softmax(jnp.where(visible_SxT, scores_BxKxGxSxT, -jnp.inf), axis=-1)
     attended = jnp.einsum(

@@ -23,16 +23,14 @@ from flax import linen as nn
 
 from dpscale.config import ModelConfig
 from dpscale.model.attention import Attention
-from dpscale.model.weights import Dense, RMSNorm, TiedEmbedding
+from dpscale.model.weights import TAPS, Dense, RMSNorm, TiedEmbedding
+from dpscale.ops.stack import UNROLLED_LAYERS
 
 Params = dict[str, Any]
 """A nested dict of float32 arrays, laid out as the module docstring says."""
 
-UNROLLED_LAYERS = 16
-"""Stacks up to this depth are compiled layer by layer, deeper ones as one block in a loop.
-
-Measured on CPU with 6 and 12 layers of width 128: per-example gradients run 1.8 times faster
-unrolled, for about 0.2 s more compilation a layer; in a loop it does not grow with depth."""
+Taps = dict[str, Any]
+"""A nested dict laid out like the parameters, with a tap or record for each."""
 
 
 def init_params(model: ModelConfig, key: jax.Array) -> Params:
@@ -45,7 +43,9 @@ def init_params(model: ModelConfig, key: jax.Array) -> Params:
     return cast(Params, Decoder(model).init(key, tokens_BxS, method="logits")["params"])
 
 
-def per_example_loss(model: ModelConfig, params: Params, tokens_BxS1: jax.Array) -> jax.Array:
+def per_example_loss(
+    model: ModelConfig, params: Params, tokens_BxS1: jax.Array, taps: Taps | None = None
+) -> jax.Array:
     """Cross-entropy of predicting each unit's tokens 1..S from those before.
 
     Each example's loss depends on that example alone, in a full batch as under `jax.vmap`
@@ -53,14 +53,26 @@ def per_example_loss(model: ModelConfig, params: Params, tokens_BxS1: jax.Array)
 
     Args:
       tokens_BxS1: int32[B, S + 1] privacy units.
+      taps: What the backward pass does about each parameter (`dpscale.ops.taps`), laid out
+        like the parameters; absent: plain gradients.
 
     Returns:
       float32[B]: mean over the S predicted tokens, in nats per token; never a mean over B.
     """
-    return cast(
-        jax.Array,
-        Decoder(model).apply({"params": params}, tokens_BxS1, method="per_example_loss"),
+    variables = {"params": params} if taps is None else {"params": params, TAPS: taps}
+    return cast(jax.Array, Decoder(model).apply(variables, tokens_BxS1, method="per_example_loss"))
+
+
+def empty_records(model: ModelConfig, params: Params, tokens_BxS1: jax.Array) -> Taps:
+    """The record that each parameter's op can leave of a batch, laid out like the parameters.
+
+    The arrays that a backward pass would fill are zeros. Under `jax.jit` no forward pass is
+    computed for it.
+    """
+    _, announced = Decoder(model).apply(
+        {"params": params}, tokens_BxS1, method="per_example_loss", mutable=[TAPS]
     )
+    return cast(Taps, announced[TAPS])
 
 
 def logits(model: ModelConfig, params: Params, tokens_BxS: jax.Array) -> jax.Array:
@@ -121,8 +133,10 @@ class Decoder(nn.Module):
             model.final_logit_softcap,
         )
         stack = nn.scan(
-            Block,
-            variable_axes={"params": 0},
+            nn.remat(Block, prevent_cse=model.num_layers <= UNROLLED_LAYERS)
+            if model.rematerialize
+            else Block,
+            variable_axes={"params": 0, TAPS: 0},
             split_rngs={"params": True},
             length=model.num_layers,
             unroll=model.num_layers if model.num_layers <= UNROLLED_LAYERS else 1,

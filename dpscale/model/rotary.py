@@ -9,6 +9,8 @@ Axes: B examples, S tokens, H heads, h channels of a head.
 import jax
 import jax.numpy as jnp
 
+from dpscale.ops.contraction import wide
+
 
 def rotate(x_BxSxHxh: jax.Array, *, theta: float) -> jax.Array:
     """Turns each pair of channels by position · theta^(-2i/h), in float32.
@@ -24,6 +26,6 @@ def rotate(x_BxSxHxh: jax.Array, *, theta: float) -> jax.Array:
     frequency = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
     angle_Sxh = jnp.arange(seq_len, dtype=jnp.float32)[:, None] * frequency
     cos, sin = jnp.cos(angle_Sxh)[:, None, :], jnp.sin(angle_Sxh)[:, None, :]
-    first, second = jnp.split(x_BxSxHxh.astype(jnp.float32), 2, axis=-1)
+    first, second = jnp.split(x_BxSxHxh.astype(wide(x_BxSxHxh.dtype)), 2, axis=-1)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return turned.astype(x_BxSxHxh.dtype)

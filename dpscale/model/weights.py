@@ -1,7 +1,9 @@
 """The modules that own the weights: each holds one parameter and hands it to its op.
 
-Nothing else in `model` touches a parameter. A per-example strategy therefore changes these
-few lines and the ops, and the decoder's text not at all.
+Nothing else in `model` touches a parameter, and the decoder's text is the same whether
+gradients are plain or per example. The difference is a collection of variables named `TAPS`:
+where it is mutable, each module announces which record its op could leave (`dpscale.ops.taps`),
+under the name of its parameter; where it is given, each module hands its tap to its op.
 
 Parameters are float32 and start as follows:
 
@@ -16,17 +18,34 @@ Parameters are float32 and start as follows:
 Axes: D width in, P width out, V vocabulary.
 """
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dpscale.ops.dense import dense
-from dpscale.ops.embed import embed
-from dpscale.ops.scale import scale
-from dpscale.ops.unembed import cross_entropy, soft_cap, unembed
+from dpscale.ops.contraction import wide
+from dpscale.ops.dense import DenseFactors, dense
+from dpscale.ops.embed import EmbedFactors, embed
+from dpscale.ops.scale import ScaleGradients, scale
+from dpscale.ops.table import TableRecord, output_record
+from dpscale.ops.unembed import cross_entropy, soft_cap, unembed, vocab_chunk
+
+TAPS = "taps"
+"""The collection of variables that taps are announced and given in."""
 
 EMBEDDING_GAIN = 0.4
 """Standard deviation of the first logits; `docs/model.md` says what a larger one does."""
+
+
+def _tap(module: nn.Module, name: str, record: Callable[[], Any]) -> Any:
+    """The tap given for a parameter, if any; announces the record where taps are mutable."""
+    if module.is_mutable_collection(TAPS) and not module.is_initializing():
+        module.put_variable(TAPS, name, record())
+        return None
+    return module.get_variable(TAPS, name, None)
 
 
 class Dense(nn.Module):
@@ -39,7 +58,8 @@ class Dense(nn.Module):
         """[..., D] to [..., features]."""
         shape = (x.shape[-1], self.features)
         initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-        return dense(self.param("kernel", initial, shape, jnp.float32), x)
+        kernel_DxP = self.param("kernel", initial, shape, jnp.float32)
+        return dense(kernel_DxP, x, _tap(self, "kernel", lambda: DenseFactors.empty(kernel_DxP, x)))
 
 
 class RMSNorm(nn.Module):
@@ -51,10 +71,11 @@ class RMSNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to [..., D] in the dtype of `x`."""
         scale_D = self.param("scale", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        wide = x.astype(jnp.float32)
-        mean_square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(mean_square + self.eps)
-        return scale(scale_D, normed).astype(x.dtype)
+        x_wide = x.astype(wide(x.dtype))
+        mean_square = jnp.mean(jnp.square(x_wide), axis=-1, keepdims=True)
+        normed = x_wide * jax.lax.rsqrt(mean_square + self.eps)
+        tap = _tap(self, "scale", lambda: ScaleGradients.empty(normed))
+        return scale(scale_D, normed, tap).astype(x.dtype)
 
 
 class TiedEmbedding(nn.Module):
@@ -72,7 +93,12 @@ class TiedEmbedding(nn.Module):
 
     def embed(self, tokens_BxS: jax.Array) -> jax.Array:
         """Embeddings [B, S, D] times sqrt(D), both in the compute dtype."""
-        x_BxSxD = embed(self.table, tokens_BxS, dtype=self.dtype)
+        tap = _tap(
+            self,
+            "table",
+            lambda: TableRecord(EmbedFactors.empty(self.table, tokens_BxS, self.dtype), None),
+        )
+        x_BxSxD = embed(self.table, tokens_BxS, dtype=self.dtype, tap=tap and tap.input)
         return x_BxSxD * jnp.asarray(self.width**0.5, self.dtype)
 
     def logits(self, hidden_BxSxD: jax.Array) -> jax.Array:
@@ -81,6 +107,24 @@ class TiedEmbedding(nn.Module):
 
     def cross_entropy(self, hidden_BxSxD: jax.Array, targets_BxS: jax.Array) -> jax.Array:
         """Mean cross-entropy of each example, float32[B] nats per token."""
+        read = self.get_variable(TAPS, "table", TableRecord(None, None))
+
+        def announced() -> TableRecord:
+            output = output_record(
+                self.table,
+                hidden_BxSxD,
+                targets_BxS,
+                read.tokens_BxS,
+                logit_softcap=self.logit_softcap,
+                chunk_len=vocab_chunk(targets_BxS.size, self.vocab_size),
+            )
+            return dataclasses.replace(read, output=output)
+
+        tap = _tap(self, "table", announced)
         return cross_entropy(
-            self.table, hidden_BxSxD, targets_BxS, logit_softcap=self.logit_softcap
+            self.table,
+            hidden_BxSxD,
+            targets_BxS,
+            logit_softcap=self.logit_softcap,
+            tap=tap and tap.output,
         )

@@ -1,73 +1,89 @@
-"""The dense op: activations times a weight matrix, and the gradient of that matrix.
+"""The dense op: activations times a weight matrix, and what is known of its gradient.
 
 Each module of `ops` is one of the four places where a weight meets an activation. It holds
-the op's plain rule (value and summed gradient), and is where the op's per-example rules stand
-beside it: the norm of each example's weight gradient, the record that such a norm needs, the
-weighted sum over examples. The modules that own the weights (`dpscale.model.weights`) are the
-only callers, so the decoder's text is the same whichever rule runs.
+the op's plain rule (value and summed gradient) and its per-example rules (`taps`). The
+modules that own the weights (`dpscale.model.weights`) are the only callers, so the decoder's
+text is the same whichever rule runs.
 
-Precision: the operands are in the compute dtype, products accumulate in float32, and float32
-operands are multiplied as float32 (accelerators otherwise round them to bfloat16 or TF32).
-The weight gradient is left in float32 whatever the compute dtype.
+The gradient of one example is `xᵀ y_grad`, a product of two factors with a row for each
+token. Its norm can be had in two ways: *gram*, from the inner products between tokens,
+‖xᵀg‖² = <xxᵀ, ggᵀ> (Goodfellow, arXiv 1510.01799; Li et al., arXiv 2110.05679), or *direct*,
+by forming the gradient itself.
 
-Axes: N tokens (B·S of them), D width in, P width out.
+Precision: the operands are in the compute dtype, products accumulate in float32
+(`contraction`), and gradients of weights are left in float32 whatever the compute dtype.
+
+Axes: B examples, S tokens, D width in, P width out, N the narrower of D and P, W the wider.
 """
+
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-PRECISION = lax.Precision.HIGHEST
-"""Float32 contractions are float32 in fact; it changes nothing for bfloat16 operands."""
+from dpscale.ops.contraction import contract, contract_last, row_products, unit_roundoff, wide
+from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
+
+FLOPS_A_BYTE = {"cpu": 4.0, "gpu": 300.0, "tpu": 570.0}
+"""Multiply-adds that cost what moving one byte costs, by platform, for `auto`.
+
+Measured on a 2-core x86 CPU (`dpscale bench clipping`); for the others the ratio of an H100's
+and a TPU v6e's published bfloat16 throughput to their memory bandwidth."""
+
+_DIRECT_BYTES = 8
+"""A kept per-example gradient is read twice, for its norm and for the weighted sum."""
 
 
 @jax.custom_vjp
-def dense(kernel_DxP: jax.Array, x: jax.Array) -> jax.Array:
+def _dense(kernel_DxP: jax.Array, x: jax.Array, tap: Tap) -> jax.Array:
+    return contract_last(x, kernel_DxP.astype(x.dtype), 0)
+
+
+def dense(kernel_DxP: jax.Array, x: jax.Array, tap: Tap = None) -> jax.Array:
     """`x @ kernel`, in the dtype of `x`.
 
     Args:
       kernel_DxP: float32[D, P] weights; rounded to the dtype of `x` for the product.
-      x: [..., D] activations in the compute dtype.
+      x: [..., D] activations in the compute dtype; [B, S, D] with a tap.
+      tap: What the backward pass does about the kernel (`taps`).
 
     Returns:
       [..., P] in the dtype of `x`. The gradient of `kernel_DxP` is float32, and accumulated in
       float32 from operands in the dtype of `x`.
     """
-    return contract_last(x, kernel_DxP.astype(x.dtype), 0)
+    return _dense(kernel_DxP, x, tap)
 
 
 def _dense_forward(
-    kernel_DxP: jax.Array, x: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return dense(kernel_DxP, x), (kernel_DxP, x)
+    kernel_DxP: jax.Array, x: jax.Array, tap: Tap
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array, Tap]]:
+    return _dense(kernel_DxP, x, tap), (kernel_DxP, x, tap)
 
 
 def _dense_backward(
-    residuals: tuple[jax.Array, jax.Array], y_grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    kernel_DxP, x = residuals
+    residuals: tuple[jax.Array, jax.Array, Tap], y_grad: jax.Array
+) -> tuple[jax.Array, jax.Array, Tap]:
+    kernel_DxP, x, tap = residuals
     x_grad = contract_last(y_grad, kernel_DxP.astype(x.dtype), 1)
-    return weight_gradient(x, y_grad), x_grad
+    kernel_grad, tap_grad = product_gradient(kernel_DxP, x, y_grad, tap)
+    return kernel_grad, x_grad, tap_grad
 
 
-dense.defvjp(_dense_forward, _dense_backward)
+_dense.defvjp(_dense_forward, _dense_backward)
 
 
-def contract_last(
-    x: jax.Array, matrix: jax.Array, axis: int, *, dtype: jnp.dtype | None = None
-) -> jax.Array:
-    """Contracts the last axis of `x` with `axis` of a matrix.
-
-    The result is accumulated in float32 and given in `dtype`; absent: in the dtype of `x`.
-    """
-    product = lax.dot_general(
-        x.reshape(-1, x.shape[-1]),
-        matrix,
-        (((1,), (axis,)), ((), ())),
-        precision=PRECISION,
-        preferred_element_type=jnp.float32,
-    )
-    return product.astype(x.dtype if dtype is None else dtype).reshape(*x.shape[:-1], -1)
+def product_gradient(
+    weight: jax.Array, x: jax.Array, y_grad: jax.Array, tap: Tap
+) -> tuple[jax.Array, Tap]:
+    """The cotangents of a weight [D, P] whose gradient is `xᵀ y_grad`, and of its tap."""
+    if tap is None:
+        return weight_gradient(x, y_grad), None
+    if isinstance(tap, Weighting):
+        return DenseFactors(x, y_grad).weighted_sum(tap.factor_B), no_cotangent(tap)
+    return jnp.zeros_like(weight), as_cotangent(tap.filled(x, y_grad))
 
 
 def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
@@ -80,22 +96,209 @@ def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
       x: [..., D] inputs of the op.
       y_grad: [..., P] cotangents of its outputs, with the same leading axes.
     """
-    x_NxD = x.reshape(-1, x.shape[-1])
-    y_grad_NxP = y_grad.reshape(-1, y_grad.shape[-1])
-    if x_NxD.shape[1] > y_grad_NxP.shape[1]:
-        # Without the barrier XLA merges the transpose into the product and swaps them again.
-        gradient_PxD: jax.Array = lax.optimization_barrier(  # type: ignore[no-untyped-call]
-            _outer_sum(y_grad_NxP, x_NxD)
+    x_ZxD = x.reshape(-1, x.shape[-1])
+    y_grad_ZxP = y_grad.reshape(-1, y_grad.shape[-1])
+    if x_ZxD.shape[1] > y_grad_ZxP.shape[1]:
+        return _transposed(contract(y_grad_ZxP, x_ZxD, ((0,), (0,))))
+    return contract(x_ZxD, y_grad_ZxP, ((0,), (0,)))
+
+
+def _transposed(matrix: jax.Array) -> jax.Array:
+    # Without the barrier XLA merges the transpose into the product and swaps them again.
+    barred: jax.Array = lax.optimization_barrier(matrix)  # type: ignore[no-untyped-call]
+    return barred.T
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["x_BxSxD", "y_grad_BxSxP"], meta_fields=[])
+@dataclass(frozen=True)
+class DenseFactors:
+    """The two factors of each example's gradient, kept for the gram rule."""
+
+    x_BxSxD: jax.Array
+    y_grad_BxSxP: jax.Array
+    weight_ndim: ClassVar[int] = 2
+
+    @classmethod
+    def empty(cls, kernel_DxP: jax.Array, x_BxSxD: jax.Array) -> "DenseFactors":
+        """Zeros, for the use of a kernel on activations."""
+        shape = (*x_BxSxD.shape[:-1], kernel_DxP.shape[1])
+        return cls(jnp.zeros_like(x_BxSxD), jnp.zeros(shape, x_BxSxD.dtype))
+
+    def filled(self, x: jax.Array, y_grad: jax.Array) -> "DenseFactors":
+        """The record of a backward pass."""
+        return DenseFactors(x, y_grad)
+
+    def measuring(self, rule: NormRule) -> "DenseNorms":
+        """See `taps.Record`."""
+        example_axes = self.x_BxSxD.shape[:-2]
+        nothing = jnp.zeros(example_axes, wide(self.x_BxSxD.dtype))
+        return DenseNorms(nothing, nothing, rule)
+
+    def keeping(self, rule: NormRule) -> "DenseFactors | DenseGradients":
+        """See `taps.Record`."""
+        if self._takes_gram(rule):
+            return self
+        shapes = jax.eval_shape(self._stacked_gradients)
+        zeros: DenseGradients = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        return zeros
+
+    def _stacked_gradients(self) -> "DenseGradients":
+        of_layer = DenseGradients.of
+        for _ in range(self.x_BxSxD.ndim - 3):
+            of_layer = jax.vmap(of_layer)
+        return of_layer(self.x_BxSxD, self.y_grad_BxSxP)
+
+    def _takes_gram(self, rule: NormRule) -> bool:
+        seq_len, d = self.x_BxSxD.shape[-2:]
+        return takes_gram(rule, seq_len, d, self.y_grad_BxSxP.shape[-1])
+
+    def weighting(self, factor_B: jax.Array) -> Weighting:
+        """See `taps.Record`."""
+        return Weighting(factor_B)
+
+    def squares(self) -> Squares:
+        """See `taps.Record`; the gram rule."""
+        narrow, broad = self.x_BxSxD, self.y_grad_BxSxP
+        if narrow.shape[-1] > broad.shape[-1]:
+            narrow, broad = broad, narrow
+        narrow_gram_BxSxS = contract(narrow, narrow, ((2,), (2,)), ((0,), (0,)))
+        if broad.dtype == narrow_gram_BxSxS.dtype and broad.shape[1] <= _FEW_TOKENS:
+            # <A, ggᵀ> = <Ag, g>: a product with a large result, which runs faster than one
+            # with a small result (1.3 times at S = 64 on CPU).
+            turned = contract(narrow_gram_BxSxS, broad, ((2,), (1,)), ((0,), (0,)))
+            return Squares.exact(row_products(turned, broad))
+        broad_gram_BxSxS = contract(broad, broad, ((2,), (2,)), ((0,), (0,)))
+        return gram_squares(narrow_gram_BxSxS, broad_gram_BxSxS, scaled_dtype=narrow.dtype)
+
+    def rows(self, index_BxT: jax.Array) -> jax.Array:
+        """float32[B, T, P]: some rows of each example's gradient."""
+        dtype = wide(self.x_BxSxD.dtype)
+        picked_BxSxT = jnp.take_along_axis(self.x_BxSxD, index_BxT[:, None, :], axis=2)
+        y_grad = self.y_grad_BxSxP
+        return contract(
+            picked_BxSxT.astype(dtype), y_grad.astype(dtype), ((1,), (1,)), ((0,), (0,))
         )
-        return gradient_PxD.T
-    return _outer_sum(x_NxD, y_grad_NxP)
+
+    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+        """See `taps.Record`; the factors go to the narrower operand."""
+        if self.x_BxSxD.shape[-1] <= self.y_grad_BxSxP.shape[-1]:
+            return weight_gradient(scaled(self.x_BxSxD, factor_B), self.y_grad_BxSxP)
+        return weight_gradient(self.x_BxSxD, scaled(self.y_grad_BxSxP, factor_B))
 
 
-def _outer_sum(left_NxD: jax.Array, right_NxP: jax.Array) -> jax.Array:
-    return lax.dot_general(
-        left_NxD,
-        right_NxP,
-        (((0,), (0,)), ((), ())),
-        precision=PRECISION,
-        preferred_element_type=jnp.float32,
-    )
+_FEW_TOKENS = 64
+
+
+def takes_gram(rule: NormRule, seq_len: int, d: int, p: int) -> bool:
+    """Whether norms come from inner products between tokens, by rule or by cost.
+
+    >>> takes_gram("gram", 1024, 8, 8), takes_gram("direct", 1, 512, 512)
+    (True, False)
+    """
+    if rule != "auto":
+        return rule == "gram"
+    gram = seq_len**2 * (d + p)
+    direct = d * p * _DIRECT_BYTES * FLOPS_A_BYTE.get(jax.default_backend(), 300.0)
+    return gram < direct
+
+
+def gram_squares(
+    scaled_gram_BxSxS: jax.Array, other_gram_BxSxS: jax.Array, *, scaled_dtype: jnp.dtype
+) -> Squares:
+    """Squares from both Gram matrices; the first belongs to the operand that takes the factors.
+
+    That operand is rounded to its dtype after it was multiplied. Row s is then off by at most
+    u·‖row‖ (u the unit round-off), and the product by E with
+    ‖E‖² <= u² Σ_st ‖row_s‖ ‖row_t‖ |other gram_st|.
+    """
+    norm_B = row_products(scaled_gram_BxSxS, other_gram_BxSxS)
+    roundoff = unit_roundoff(scaled_dtype)
+    if not roundoff:
+        return Squares.exact(norm_B)
+    row_norms_BxS = jnp.sqrt(jnp.diagonal(scaled_gram_BxSxS, axis1=1, axis2=2))
+    bound_BxS = jnp.sum(jnp.abs(other_gram_BxSxS) * row_norms_BxS[:, None, :], axis=2)
+    return Squares(norm_B, roundoff**2 * jnp.sum(bound_BxS * row_norms_BxS, axis=1))
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["grad_BxNxW"], meta_fields=["is_transposed"]
+)
+@dataclass(frozen=True)
+class DenseGradients:
+    """Each example's gradient, float32, narrower axis first."""
+
+    grad_BxNxW: jax.Array
+    is_transposed: bool
+    weight_ndim: ClassVar[int] = 2
+
+    @classmethod
+    def of(cls, x_BxSxD: jax.Array, y_grad_BxSxP: jax.Array) -> "DenseGradients":
+        """Forms the gradients from their factors."""
+        is_transposed = x_BxSxD.shape[-1] > y_grad_BxSxP.shape[-1]
+        narrow, broad = (y_grad_BxSxP, x_BxSxD) if is_transposed else (x_BxSxD, y_grad_BxSxP)
+        return cls(contract(narrow, broad, ((1,), (1,)), ((0,), (0,))), is_transposed)
+
+    def filled(self, x: jax.Array, y_grad: jax.Array) -> "DenseGradients":
+        """The record of a backward pass."""
+        return DenseGradients.of(x, y_grad)
+
+    def squares(self) -> Squares:
+        """See `taps.Record`."""
+        return Squares.exact(row_products(self.grad_BxNxW, self.grad_BxNxW))
+
+    def rows(self, index_BxT: jax.Array) -> jax.Array:
+        """float32[B, T, P]: some rows of each example's gradient."""
+        if not self.is_transposed:
+            return jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, :, None], axis=1)
+        picked_BxPxT = jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, None, :], axis=2)
+        return picked_BxPxT.swapaxes(1, 2)
+
+    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+        """See `taps.Record`."""
+        if not self.is_transposed:
+            return weighted_total(self.grad_BxNxW, factor_B)
+        # A sum that XLA could fuse with the transpose would read memory across its grain.
+        return contract(factor_B, self.grad_BxNxW, ((0,), (0,))).T
+
+
+def weighted_total(grad_B: jax.Array, factor_B: jax.Array) -> jax.Array:
+    """Sum over the first axis of factor times gradient.
+
+    A few examples are added one by one, which XLA fuses into a single pass over memory.
+    """
+    if grad_B.shape[0] > _FEW_EXAMPLES:
+        rows = grad_B.reshape(grad_B.shape[0], -1)
+        return contract(factor_B, rows, ((0,), (0,))).reshape(grad_B.shape[1:])
+    total = factor_B[0] * grad_B[0]
+    for row in range(1, grad_B.shape[0]):
+        total += factor_B[row] * grad_B[row]
+    return total
+
+
+_FEW_EXAMPLES = 16
+
+
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["norm_B", "rounding_B"], meta_fields=["rule"]
+)
+@dataclass(frozen=True)
+class DenseNorms:
+    """Only the squared norms."""
+
+    norm_B: jax.Array
+    rounding_B: jax.Array
+    rule: NormRule
+    weight_ndim: ClassVar[int] = 2
+
+    def filled(self, x: jax.Array, y_grad: jax.Array) -> "DenseNorms":
+        """The record of a backward pass."""
+        # The gram rule also bounds what rounding adds, where a factor is rounded to bfloat16.
+        if unit_roundoff(x.dtype) or takes_gram(self.rule, x.shape[1], x.shape[2], y_grad.shape[2]):
+            squares = DenseFactors(x, y_grad).squares()
+        else:
+            squares = DenseGradients.of(x, y_grad).squares()
+        return DenseNorms(squares.norm_B, squares.rounding_B, self.rule)
+
+    def squares(self) -> Squares:
+        """See `taps.Record`."""
+        return Squares(self.norm_B, self.rounding_B)

@@ -1,20 +1,24 @@
 """The unembed op together with the cross-entropy that is taken of its logits.
 
-The two belong together because logits of a large vocabulary must not exist all at once:
-`cross_entropy` walks over chunks of positions and computes each chunk's logits again in the
-backward pass. `unembed` gives plain logits, for generation and evaluation. Per-example rules
-stand in this module beside the plain ones, as `dense` explains.
+The two belong together because logits of a large vocabulary must not exist all at once.
+Where they are few, `cross_entropy` keeps them for the backward pass; where they are many, it
+walks over chunks of the vocabulary, in the forward pass for the log-sum-exp and in the
+backward pass again for the gradients (`chunked_loss`). `unembed` gives plain logits, for
+generation and evaluation. Per-example rules stand beside the plain ones, as `dense` explains.
 
-Axes: B examples, S positions, C positions of one chunk, N tokens (B·C), D width, V vocabulary.
+Axes: B examples, S positions, Z tokens (B·S), D width, V vocabulary.
 """
 
-import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+import numpy as np
 
-from dpscale.ops.dense import contract_last, weight_gradient
+from dpscale.ops.chunked_loss import chunked_nats
+from dpscale.ops.contraction import contract_last, wide
+from dpscale.ops.dense import product_gradient
+from dpscale.ops.taps import Tap
 
 MAX_LOGITS = 2**25
 """Logits that `cross_entropy` lets exist at once: 128 MiB in float32.
@@ -23,7 +27,6 @@ With a vocabulary of 256,000 that is 131 tokens, wide enough for a matrix unit t
 with a few thousand tokens of vocabulary a whole microbatch passes in one chunk."""
 
 
-@jax.custom_vjp
 def unembed(table_VxD: jax.Array, hidden: jax.Array) -> jax.Array:
     """Logits: `hidden` times the transposed table.
 
@@ -32,27 +35,9 @@ def unembed(table_VxD: jax.Array, hidden: jax.Array) -> jax.Array:
       hidden: [..., D] in the compute dtype.
 
     Returns:
-      float32[..., V], accumulated in float32. The gradient of the table is float32.
+      float32[..., V], accumulated in float32.
     """
-    return contract_last(hidden, table_VxD.astype(hidden.dtype), 1, dtype=jnp.dtype(jnp.float32))
-
-
-def _unembed_forward(
-    table_VxD: jax.Array, hidden: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return unembed(table_VxD, hidden), (table_VxD, hidden)
-
-
-def _unembed_backward(
-    residuals: tuple[jax.Array, jax.Array], logits_grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    table_VxD, hidden = residuals
-    logits_grad = logits_grad.astype(hidden.dtype)
-    hidden_grad = contract_last(logits_grad, table_VxD.astype(hidden.dtype), 0)
-    return weight_gradient(logits_grad, hidden), hidden_grad
-
-
-unembed.defvjp(_unembed_forward, _unembed_backward)
+    return contract_last(hidden, table_VxD.astype(hidden.dtype), 1, dtype=wide(hidden.dtype))
 
 
 def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
@@ -67,6 +52,7 @@ def cross_entropy(
     *,
     logit_softcap: float | None,
     max_logits: int = MAX_LOGITS,
+    tap: Tap = None,
 ) -> jax.Array:
     """Mean cross-entropy of each example's targets, in nats per token.
 
@@ -78,52 +64,85 @@ def cross_entropy(
       hidden_BxSxD: Hidden states in the compute dtype.
       targets_BxS: int32[B, S] tokens to predict.
       logit_softcap: Cap of the logits (`soft_cap`), or None.
-      max_logits: At most about so many logits exist at once; more are chunked over positions.
-        It changes memory and time, never the result (but for rounding in the gradient's sum).
+      max_logits: At most about so many logits exist at once; more are chunked over the
+        vocabulary. It changes memory and time, never the result (but for rounding).
+      tap: What the backward pass does about the table (`taps`).
 
     Returns:
       float32[B].
     """
-
-    def chunk_nats(hidden_BxCxD: jax.Array, targets_BxC: jax.Array) -> jax.Array:
-        # One axis of tokens: under vmap over examples an axis of length 1 beside the batch
-        # makes XLA on CPU walk the logits element by element (2x on the whole gradient).
-        hidden_NxD = hidden_BxCxD.reshape(-1, hidden_BxCxD.shape[-1])
-        logits_NxV = soft_cap(unembed(table_VxD, hidden_NxD), logit_softcap)
-        nats_N = _negative_log_likelihood(logits_NxV, targets_BxC.reshape(-1))
-        return nats_N.reshape(targets_BxC.shape)
-
-    num_examples, seq_len = targets_BxS.shape
-    logits_per_position = num_examples * table_VxD.shape[0]
-    num_chunks = math.ceil(seq_len / max(1, max_logits // logits_per_position))
-    if num_chunks == 1:
-        return jnp.mean(chunk_nats(hidden_BxSxD, targets_BxS), axis=1)
-
-    # Chunks run along positions, not examples, so that a batch split over devices stays split.
-    chunks = (_to_chunks(hidden_BxSxD, num_chunks), _to_chunks(targets_BxS, num_chunks))
-    rematerialised = jax.checkpoint(chunk_nats)
-    nats_NxBxC = lax.map(lambda chunk: rematerialised(*chunk), chunks)
-    nats_BxS = jnp.moveaxis(nats_NxBxC, 0, 1).reshape(num_examples, -1)[:, :seq_len]
+    chunk_len = vocab_chunk(targets_BxS.size, table_VxD.shape[0], max_logits)
+    if chunk_len is None:
+        nats_BxS = _nats(table_VxD, hidden_BxSxD, targets_BxS, tap, logit_softcap)
+    else:
+        nats_BxS = chunked_nats(table_VxD, hidden_BxSxD, targets_BxS, tap, logit_softcap, chunk_len)
     return jnp.mean(nats_BxS, axis=1)
 
 
-def _to_chunks(x_BxS: jax.Array, num_chunks: int) -> jax.Array:
-    """[B, S, ...] to [num_chunks, B, C, ...]; zeros fill the last chunk."""
-    num_examples, seq_len, *rest = x_BxS.shape
-    chunk_len = math.ceil(seq_len / num_chunks)
-    fill = [(0, 0), (0, num_chunks * chunk_len - seq_len)] + [(0, 0)] * len(rest)
-    chunked = jnp.pad(x_BxS, fill).reshape(num_examples, num_chunks, chunk_len, *rest)
-    return jnp.moveaxis(chunked, 1, 0)
+def vocab_chunk(num_tokens: int, vocab_size: int, max_logits: int = MAX_LOGITS) -> int | None:
+    """Entries of the vocabulary in one chunk; None where all logits may exist at once.
+
+    >>> vocab_chunk(32 * 64, 1024), vocab_chunk(4 * 1024, 256_000)
+    (None, 8192)
+    """
+    is_small = num_tokens * vocab_size <= max_logits
+    return None if is_small else max(1, max_logits // num_tokens)
 
 
-def _negative_log_likelihood(logits_NxV: jax.Array, targets_N: jax.Array) -> jax.Array:
-    """float32[N] nats; NaN where the target is no token."""
-    picked_Nx1 = jnp.take_along_axis(
-        logits_NxV,
-        targets_N[:, None],
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _nats(
+    table_VxD: jax.Array,
+    hidden_BxSxD: jax.Array,
+    targets_BxS: jax.Array,
+    tap: Tap,
+    logit_softcap: float | None,
+) -> jax.Array:
+    """Cross-entropy of each token, all logits at once: float32[B, S] nats."""
+    return _nats_forward(table_VxD, hidden_BxSxD, targets_BxS, tap, logit_softcap)[0]
+
+
+Residuals = tuple[jax.Array, jax.Array, jax.Array, Tap, jax.Array, jax.Array]
+
+
+def _nats_forward(
+    table_VxD: jax.Array,
+    hidden_BxSxD: jax.Array,
+    targets_BxS: jax.Array,
+    tap: Tap,
+    logit_softcap: float | None,
+) -> tuple[jax.Array, Residuals]:
+    # One axis of tokens: under vmap over examples an axis of length 1 beside the batch makes
+    # XLA on CPU walk the logits element by element (2x on the whole gradient).
+    hidden_ZxD = hidden_BxSxD.reshape(-1, hidden_BxSxD.shape[-1])
+    logits_ZxV = soft_cap(unembed(table_VxD, hidden_ZxD), logit_softcap)
+    log_sum_Z = jax.nn.logsumexp(logits_ZxV, axis=1)
+    picked_Zx1 = jnp.take_along_axis(
+        logits_ZxV,
+        targets_BxS.reshape(-1, 1),
         axis=1,
         mode="fill",
         fill_value=jnp.nan,
         wrap_negative_indices=False,
     )
-    return jax.nn.logsumexp(logits_NxV, axis=1) - picked_Nx1[:, 0]
+    nats_BxS = (log_sum_Z - picked_Zx1[:, 0]).reshape(targets_BxS.shape)
+    return nats_BxS, (table_VxD, hidden_BxSxD, targets_BxS, tap, logits_ZxV, log_sum_Z)
+
+
+def _nats_backward(
+    logit_softcap: float | None, residuals: Residuals, nats_grad_BxS: jax.Array
+) -> tuple[jax.Array, jax.Array, object, Tap]:
+    table_VxD, hidden_BxSxD, targets_BxS, tap, logits_ZxV, log_sum_Z = residuals
+    is_target_ZxV = targets_BxS.reshape(-1, 1) == jnp.arange(table_VxD.shape[0])
+    shares_ZxV = jnp.exp(logits_ZxV - log_sum_Z[:, None])
+    logits_grad_ZxV = (shares_ZxV - is_target_ZxV) * nats_grad_BxS.reshape(-1, 1)
+    if logit_softcap is not None:
+        logits_grad_ZxV *= 1.0 - jnp.square(logits_ZxV / logit_softcap)
+    logits_grad_ZxV = logits_grad_ZxV.astype(hidden_BxSxD.dtype)
+    hidden_grad_ZxD = contract_last(logits_grad_ZxV, table_VxD.astype(hidden_BxSxD.dtype), 0)
+    logits_grad_BxSxV = logits_grad_ZxV.reshape(*targets_BxS.shape, -1)
+    table_grad, tap_grad = product_gradient(table_VxD, logits_grad_BxSxV, hidden_BxSxD, tap)
+    no_target_grad = np.zeros(targets_BxS.shape, jax.dtypes.float0)
+    return table_grad, hidden_grad_ZxD.reshape(hidden_BxSxD.shape), no_target_grad, tap_grad
+
+
+_nats.defvjp(_nats_forward, _nats_backward)

@@ -16,7 +16,7 @@ from dpscale.config import ClippingConfig, LawFittingConfig, PrivateConfig
 from dpscale.errors import InputError, PrivacyRefusal
 from dpscale.privacy.accounting.pld import epsilon
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
-from dpscale.privacy.clipping import NORM_MARGIN, ClippedSum
+from dpscale.privacy.clipping import NORM_MARGIN, ClippedSum, ClipRule
 from dpscale.privacy.keys import SecretKeys
 from dpscale.privacy.noise import gaussian_noise
 from dpscale.privacy.sampling import PoissonSampler
@@ -41,6 +41,11 @@ class NoisyMean:
     normalizer: float
     noise_std: float
     rescale_to_unit_norm: bool
+
+    @property
+    def clip_rule(self) -> ClipRule:
+        """How each gradient is clipped."""
+        return ClipRule(self.l2_clip_norm, self.rescale_to_unit_norm)
 
     def __call__(self, clipped: ClippedSum, *, key: jax.Array, step: jax.Array) -> Any:
         """The noisy mean gradient of one logical batch: call it once a step.
@@ -161,8 +166,8 @@ def build_private_mechanism(
         noise_multiplier=1.0 if sigma is None else sigma,
     )
     target = (private.target_epsilon, private.target_delta)
-    microbatch = clipping.microbatch_size
     if cap is None:
+        microbatch = clipping.microbatch_size or 1
         uncapped = run if sigma is not None else _with_calibrated_noise(run, *target)
         cap = default_truncated_batch_size(uncapped, delta=target[1], multiple=microbatch)
     run = dataclasses.replace(run, truncated_batch_size=cap)

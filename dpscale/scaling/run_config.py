@@ -1,7 +1,6 @@
 """From a recommendation to the config of the private run it recommends."""
 
 from dpscale.config import (
-    ClippingConfig,
     DataConfig,
     OptimizerConfig,
     PrivateConfig,
@@ -9,7 +8,7 @@ from dpscale.config import (
     TrainingConfig,
 )
 from dpscale.scaling.budget import Budget
-from dpscale.scaling.recommend import MICROBATCH_SIZE, Recommendation
+from dpscale.scaling.recommend import Recommendation
 from dpscale.schema import to_toml
 
 _FEWEST_WINDOWS, _MOST_WINDOWS = 20, 40
@@ -33,7 +32,6 @@ def private_config(best: Recommendation, budget: Budget, *, data_path: str) -> R
             eval_every=5 * window,
             checkpoint_every=2 * window,
         ),
-        clipping=ClippingConfig(microbatch_size=min(MICROBATCH_SIZE, best.expected_batch_size)),
         private=PrivateConfig(
             target_epsilon=budget.epsilon,
             target_delta=budget.delta,

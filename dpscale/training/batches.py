@@ -28,6 +28,7 @@ class BatchSource:
 def batch_source(run: StartedRun, *, dataset_size: int) -> BatchSource:
     """The batches of a run: Poisson for a private one, fixed and shuffled to fit a law."""
     microbatch = run.config.clipping.microbatch_size
+    assert microbatch is not None, "settled when the run was started"
     if run.mechanism is not None and run.keys is not None:
         sampler: PoissonSampler = run.mechanism.sampler(run.keys)
         slots = _whole_microbatches(min(sampler.truncated_batch_size, dataset_size), microbatch)

@@ -28,6 +28,7 @@ from dpscale.privacy.keys import (
 from dpscale.privacy.mechanism import PrivateMechanism, build_private_mechanism
 from dpscale.records import CHECKPOINTS_DIR, CONFIG_FILE, RESULT_FILE
 from dpscale.training import provenance
+from dpscale.training.clipping_choice import settled_clipping
 
 PINNED_VERSIONS = ("dpscale", "jax", "jaxlib", "flax", "optax", "numpy")
 """A private run resumes only with these as they were: they turn keys into noise and batches,
@@ -94,6 +95,7 @@ def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> Sta
         _check_unused(run_dir)
     run_id = config.run_id if saved is None else str(saved["run_id"])
     mechanism = None
+    config = _with_settled_clipping(config)
     if saved is not None:
         config = _with_saved_values(config, saved["config"])
         _check_same_run(_record(config, run_id, manifest), saved, where=str(run_dir))
@@ -145,6 +147,16 @@ def _with_saved_values(config: RunConfig, saved: dict[str, Any]) -> RunConfig:
         if getattr(config.private, name) is None
     }
     return dataclasses.replace(config, private=dataclasses.replace(config.private, **settled))
+
+
+def _with_settled_clipping(config: RunConfig) -> RunConfig:
+    if config.private is not None:
+        batch_size = config.private.expected_batch_size
+    else:
+        assert config.law_fitting is not None
+        batch_size = config.law_fitting.physical_batch_size
+    clipping = settled_clipping(config.model, config.clipping, batch_size=batch_size)
+    return dataclasses.replace(config, clipping=clipping)
 
 
 def _with_mechanism(config: RunConfig, mechanism: PrivateMechanism) -> RunConfig:

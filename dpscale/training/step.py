@@ -13,9 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from dpscale.config import ClippingConfig, ModelConfig, OptimizerConfig
-from dpscale.model.decoder import init_params, per_example_loss
-from dpscale.privacy.clipping import ClippedSum, clipped_grad_sum, microbatched
+from dpscale.model.decoder import empty_records, init_params, per_example_loss
+from dpscale.privacy.clipping import ClippedSum
 from dpscale.privacy.mechanism import NoisyMean
+from dpscale.privacy.microbatches import microbatched
+from dpscale.privacy.strategies import TappedLoss
+from dpscale.training.clipping_choice import settled_clipping, strategy_of
 from dpscale.training.optimizer import Schedule, apply_update, make_adam
 
 
@@ -90,36 +93,36 @@ def init_state(model: ModelConfig, optimizer: OptimizerConfig, key: jax.Array) -
     )
 
 
+def tapped_loss(model: ModelConfig) -> TappedLoss:
+    """The decoder's loss, as clipping strategies ask for it."""
+    return TappedLoss(
+        per_example=lambda params, tokens, taps: per_example_loss(model, params, tokens, taps),
+        empty_records=lambda params, tokens: empty_records(model, params, tokens),
+    )
+
+
 def make_train_step(
     model: ModelConfig, optimizer: OptimizerConfig, clipping: ClippingConfig
 ) -> TrainStep:
     """Builds the compiled step. It takes the state's buffers over (donation)."""
     adam = make_adam(optimizer)
-
-    def loss_of_one(params: Any, unit_S1: jax.Array) -> jax.Array:
-        return per_example_loss(model, params, unit_S1[None])[0]
+    clipping = settled_clipping(model, clipping)
+    strategy, loss = strategy_of(clipping), tapped_loss(model)
+    microbatch_size = clipping.microbatch_size
+    assert microbatch_size is not None
 
     def train_step(
         state: TrainState, tokens_BxS1: jax.Array, is_padding_B: jax.Array, settings: StepSettings
     ) -> TrainState:
         rule = settings.noisy_mean
-
-        def strategy(tokens: jax.Array, is_padding: jax.Array) -> ClippedSum:
-            return clipped_grad_sum(
-                loss_of_one,
-                state.params,
-                tokens,
-                is_padding,
-                l2_clip_norm=rule.l2_clip_norm,
-                rescale_to_unit_norm=rule.rescale_to_unit_norm,
-            )
-
         clipped = microbatched(
-            strategy,
+            lambda tokens, is_counted: strategy(
+                loss, state.params, tokens, is_counted, rule.clip_rule
+            ),
             state.params,
             tokens_BxS1,
             is_padding_B,
-            microbatch_size=clipping.microbatch_size,
+            microbatch_size=microbatch_size,
         )
         mean_grad = rule(clipped, key=settings.noise_key, step=state.step)
         direction, adam_state = adam.update(mean_grad, state.adam)

@@ -1,0 +1,118 @@
+"""A logical batch in microbatches: memory for a few examples at a time, one compilation.
+
+This is the one wrapper around every strategy, and the place that sees to it that nothing but
+clipped gradients of real examples enters the sum.
+
+Every quantity in this module is computed from private data and is NOT PRIVATE until noise
+is added.
+
+Axes: B slots of the logical batch, K slots of one microbatch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dpscale.privacy.clipping import ClippedSum
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["index", "is_dropped_K", "summed"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class _Progress:
+    index: jax.Array
+    is_dropped_K: jax.Array
+    summed: ClippedSum
+
+
+def microbatched(
+    strategy: Callable[[jax.Array, jax.Array], ClippedSum],
+    like: Any,
+    tokens_BxS1: jax.Array,
+    is_padding_B: jax.Array,
+    *,
+    microbatch_size: int,
+) -> ClippedSum:
+    """Runs `strategy` on consecutive microbatches and adds up.
+
+    Guarantees:
+      - Replacing one example by padding moves `total` by at most what the strategy's rule
+        allows one example: padding, and an example whose gradient or norm is not finite,
+        contributes exactly zero and changes nothing about the others.
+      - The result does not depend on `microbatch_size` (but for float32 rounding).
+
+    A slot that must not count holds a copy of one that does, with factor zero, so that nothing
+    that is not finite is ever multiplied by it. Which examples are not finite is found out by
+    running the strategy: a microbatch that has one is run again without it. The loop ends
+    behind the last microbatch that holds an example, at run time, so that one compilation
+    serves every batch size and padding costs nothing.
+
+    Args:
+      strategy: (int32[K, S + 1] tokens, bool[K] is_counted) -> ClippedSum.
+      like: The parameters: shapes of the total.
+      tokens_BxS1: int32[B, S + 1], B a multiple of `microbatch_size`.
+      is_padding_B: bool[B].
+      microbatch_size: K.
+    """
+    num_slots = tokens_BxS1.shape[0]
+    if num_slots % microbatch_size:
+        raise ValueError(f"Expected a multiple of {microbatch_size=} slots, found {num_slots}.")
+    slot_numbers = jnp.arange(1, num_slots + 1, dtype=jnp.int32)
+    last_used = jnp.max(jnp.where(is_padding_B, 0, slot_numbers))
+    num_used = (last_used + microbatch_size - 1) // microbatch_size
+
+    def add_microbatch(so_far: _Progress) -> _Progress:
+        start = so_far.index * microbatch_size
+        tokens_KxS1 = lax.dynamic_slice_in_dim(tokens_BxS1, start, microbatch_size)
+        is_padding_K = lax.dynamic_slice_in_dim(is_padding_B, start, microbatch_size)
+        is_counted_K = ~is_padding_K & ~so_far.is_dropped_K
+        stand_in = jnp.argmax(is_counted_K)
+        covered_KxS1 = jnp.where(is_counted_K[:, None], tokens_KxS1, tokens_KxS1[stand_in])
+        here = strategy(covered_KxS1, is_counted_K)
+        is_bad_K = is_counted_K & ~jnp.isfinite(here.norms)
+        is_final = ~jnp.any(is_bad_K)
+        adds = is_final & jnp.any(is_counted_K)
+        summed = ClippedSum(
+            total=jax.tree.map(
+                lambda total, more: jnp.where(adds, total + more, total),
+                so_far.summed.total,
+                here.total,
+            ),
+            norms=_placed(so_far.summed.norms, here.norms, start, is_counted_K),
+            losses=_placed(so_far.summed.losses, here.losses, start, is_counted_K),
+        )
+        return _Progress(
+            index=so_far.index + is_final,
+            is_dropped_K=jnp.where(is_final, False, so_far.is_dropped_K | is_bad_K),
+            summed=summed,
+        )
+
+    dtype = jax.tree.leaves(like)[0].dtype
+    nothing = ClippedSum(
+        total=jax.tree.map(jnp.zeros_like, like),
+        norms=jnp.zeros(num_slots, dtype),
+        losses=jnp.zeros(num_slots, dtype),
+    )
+    start = _Progress(jnp.zeros((), jnp.int32), jnp.zeros(microbatch_size, bool), nothing)
+    done: _Progress = lax.while_loop(
+        lambda progress: progress.index < num_used, add_microbatch, start
+    )
+    return done.summed
+
+
+def _placed(
+    values_B: jax.Array, here_K: jax.Array, start: jax.Array, is_counted_K: jax.Array
+) -> jax.Array:
+    """Puts a microbatch's values in their slots; those that do not count stay as they are."""
+    before_K = lax.dynamic_slice_in_dim(values_B, start, here_K.shape[0])
+    return lax.dynamic_update_slice_in_dim(
+        values_B, jnp.where(is_counted_K, here_K, before_K), start, 0
+    )
