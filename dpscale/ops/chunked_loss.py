@@ -21,14 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dpscale.ops.contraction import contract, contract_last, unit_roundoff, wide
+from dpscale.ops.contraction import contract, contract_last, row_products, unit_roundoff, wide
 from dpscale.ops.dense import (
     DenseFactors,
     DenseNorms,
-    gram_squares,
     takes_gram,
     weight_gradient,
 )
+from dpscale.ops.gram import gram_of, gram_squares, zero_gram
 from dpscale.ops.taps import (
     NormRule,
     Squares,
@@ -39,7 +39,7 @@ from dpscale.ops.taps import (
 )
 
 Carry = TypeVar("Carry")
-Sums = tuple[jax.Array, jax.Array, jax.Array]
+Sums = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
 
 
 @partial(
@@ -276,33 +276,37 @@ class OutputNorms:
         is_rounded = unit_roundoff(hidden_BxSxD.dtype) > 0
         by_gram = is_rounded or takes_gram(self.rule, seq_len, width, vocab_size)
 
-        def add(so_far: Sums, chunk: Chunk) -> Sums:
-            hidden_grad_BxSxD, picked_BxSxS, gram_or_norm = so_far
-            grad_BxSxC = logits.gradient(chunk)
+        def measured(grad_BxSxC: jax.Array) -> tuple[jax.Array, ...]:
             if by_gram:
-                more = contract(grad_BxSxC, grad_BxSxC, ((2,), (2,)), ((0,), (0,)))
-            else:
-                products = contract(hidden_BxSxD, grad_BxSxC, ((1,), (1,)), ((0,), (0,)))
-                more = jnp.sum(jnp.square(products), axis=(1, 2))
+                return gram_of(grad_BxSxC)
+            products = contract(hidden_BxSxD, grad_BxSxC, ((1,), (1,)), ((0,), (0,)))
+            return (row_products(products, products),)
+
+        def add(so_far: Sums, chunk: Chunk) -> Sums:
+            hidden_grad_BxSxD, picked_BxSxS, parts = so_far
+            grad_BxSxC = logits.gradient(chunk)
             return (
                 hidden_grad_BxSxD + _hidden_gradient(chunk, grad_BxSxC),
                 picked_BxSxS + _picked(chunk, grad_BxSxC, self.tokens_BxS).astype(dtype),
-                gram_or_norm + more,
+                jax.tree.map(jnp.add, parts, measured(grad_BxSxC)),
             )
 
-        square = jnp.zeros((num_examples, seq_len, seq_len), dtype)
+        num_read = self.tokens_BxS.shape[1]
         start = (
             jnp.zeros(hidden_BxSxD.shape, dtype),
-            square,
-            square if by_gram else jnp.zeros(num_examples, dtype),
+            jnp.zeros((num_examples, seq_len, num_read), dtype),
+            zero_gram(num_examples, seq_len, dtype)
+            if by_gram
+            else (jnp.zeros(num_examples, dtype),),
         )
-        hidden_grad, picked_BxSxS, gram_or_norm = over_chunks(
+        hidden_grad, picked_BxSxS, parts = over_chunks(
             add, start, logits.table_VxD, logits.chunk_len
         )
-        squares = Squares.exact(gram_or_norm)
         if by_gram:
-            hidden_gram = contract(hidden_BxSxD, hidden_BxSxD, ((2,), (2,)), ((0,), (0,)))
-            squares = gram_squares(hidden_gram, gram_or_norm, scaled_dtype=hidden_BxSxD.dtype)
+            dtype_in = hidden_BxSxD.dtype
+            squares = gram_squares(gram_of(hidden_BxSxD), parts, scaled_dtype=dtype_in)
+        else:
+            squares = Squares.exact(parts[0])
         rows = contract(picked_BxSxS, hidden_BxSxD.astype(dtype), ((1,), (1,)), ((0,), (0,)))
         filled = dataclasses.replace(
             self, rows_BxSxD=rows, norm_B=squares.norm_B, rounding_B=squares.rounding_B

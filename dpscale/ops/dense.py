@@ -25,13 +25,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpscale.ops.contraction import contract, contract_last, row_products, unit_roundoff, wide
+from dpscale.ops.gram import gram_cost, gram_of, gram_squares
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
 
-FLOPS_A_BYTE = {"cpu": 4.0, "gpu": 300.0, "tpu": 570.0}
+MULTIPLY_ADDS_A_BYTE = {"cpu": 4.0, "gpu": 150.0, "tpu": 280.0}
 """Multiply-adds that cost what moving one byte costs, by platform, for `auto`.
 
-Measured on a 2-core x86 CPU (`dpscale bench clipping`); for the others the ratio of an H100's
-and a TPU v6e's published bfloat16 throughput to their memory bandwidth."""
+On CPU measured (`dpscale bench clipping`); for the others an H100's and a TPU v6e's published
+bfloat16 throughput over their memory bandwidth."""
 
 _DIRECT_BYTES = 8
 """A kept per-example gradient is read twice, for its norm and for the weighted sum."""
@@ -161,14 +162,13 @@ class DenseFactors:
         narrow, broad = self.x_BxSxD, self.y_grad_BxSxP
         if narrow.shape[-1] > broad.shape[-1]:
             narrow, broad = broad, narrow
-        narrow_gram_BxSxS = contract(narrow, narrow, ((2,), (2,)), ((0,), (0,)))
-        if broad.dtype == narrow_gram_BxSxS.dtype and broad.shape[1] <= _FEW_TOKENS:
+        if not unit_roundoff(broad.dtype) and broad.shape[1] <= _FEW_TOKENS:
             # <A, ggᵀ> = <Ag, g>: a product with a large result, which runs faster than one
             # with a small result (1.3 times at S = 64 on CPU).
-            turned = contract(narrow_gram_BxSxS, broad, ((2,), (1,)), ((0,), (0,)))
+            gram_BxSxS = contract(narrow, narrow, ((2,), (2,)), ((0,), (0,)))
+            turned = contract(gram_BxSxS, broad, ((2,), (1,)), ((0,), (0,)))
             return Squares.exact(row_products(turned, broad))
-        broad_gram_BxSxS = contract(broad, broad, ((2,), (2,)), ((0,), (0,)))
-        return gram_squares(narrow_gram_BxSxS, broad_gram_BxSxS, scaled_dtype=narrow.dtype)
+        return gram_squares(gram_of(narrow), gram_of(broad), scaled_dtype=narrow.dtype)
 
     def rows(self, index_BxT: jax.Array) -> jax.Array:
         """float32[B, T, P]: some rows of each example's gradient."""
@@ -189,35 +189,26 @@ class DenseFactors:
 _FEW_TOKENS = 64
 
 
-def takes_gram(rule: NormRule, seq_len: int, d: int, p: int) -> bool:
+def takes_gram(rule: NormRule, seq_len: int, d: int, p: int, platform: str | None = None) -> bool:
     """Whether norms come from inner products between tokens, by rule or by cost.
 
+    Args:
+      rule: As configured.
+      seq_len: S, tokens of an example.
+      d: Width in.
+      p: Width out.
+      platform: "cpu", "gpu" or "tpu"; absent: the one that JAX runs on.
+
     >>> takes_gram("gram", 1024, 8, 8), takes_gram("direct", 1, 512, 512)
+    (True, False)
+    >>> takes_gram("auto", 64, 512, 2048, "cpu"), takes_gram("auto", 256, 256, 1024, "cpu")
     (True, False)
     """
     if rule != "auto":
         return rule == "gram"
-    gram = seq_len**2 * (d + p)
-    direct = d * p * _DIRECT_BYTES * FLOPS_A_BYTE.get(jax.default_backend(), 300.0)
+    gram = gram_cost(seq_len, d + p)
+    direct = d * p * _DIRECT_BYTES * MULTIPLY_ADDS_A_BYTE[platform or jax.default_backend()]
     return gram < direct
-
-
-def gram_squares(
-    scaled_gram_BxSxS: jax.Array, other_gram_BxSxS: jax.Array, *, scaled_dtype: jnp.dtype
-) -> Squares:
-    """Squares from both Gram matrices; the first belongs to the operand that takes the factors.
-
-    That operand is rounded to its dtype after it was multiplied. Row s is then off by at most
-    u·‖row‖ (u the unit round-off), and the product by E with
-    ‖E‖² <= u² Σ_st ‖row_s‖ ‖row_t‖ |other gram_st|.
-    """
-    norm_B = row_products(scaled_gram_BxSxS, other_gram_BxSxS)
-    roundoff = unit_roundoff(scaled_dtype)
-    if not roundoff:
-        return Squares.exact(norm_B)
-    row_norms_BxS = jnp.sqrt(jnp.diagonal(scaled_gram_BxSxS, axis1=1, axis2=2))
-    bound_BxS = jnp.sum(jnp.abs(other_gram_BxSxS) * row_norms_BxS[:, None, :], axis=2)
-    return Squares(norm_B, roundoff**2 * jnp.sum(bound_BxS * row_norms_BxS, axis=1))
 
 
 @partial(

@@ -86,16 +86,21 @@ def _kept_bytes(model: ModelConfig, strategy: str, clipping: ClippingConfig, wid
         return 0
     if strategy == "vmap":
         return 4 * count_params(model).total
-    d, kv = model.width, model.num_kv_heads * model.head_dim
-    heads, hidden = model.num_heads * model.head_dim, model.feed_forward_width
-    kernels = [(d, heads), (d, kv), (d, kv), (heads, d), (d, hidden), (d, hidden), (hidden, d)]
-    kernels = kernels * model.num_layers + [(model.vocab_size, d)]
     return sum(
         width * model.seq_len * out
         if takes_gram(clipping.norm_rule, model.seq_len, into, out)
         else 4 * into * out
-        for into, out in kernels
+        for into, out in products(model)
     )
+
+
+def products(model: ModelConfig) -> list[tuple[int, int]]:
+    """Widths (in, out) of every product with a weight matrix, the unembedding last."""
+    d, hidden = model.width, model.feed_forward_width
+    heads, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
+    attention = [(d, heads), (d, kv), (d, kv), (heads, d)]
+    feed_forward = [(d, hidden), (d, hidden), (hidden, d)]
+    return [*(attention + feed_forward) * model.num_layers, (d, model.vocab_size)]
 
 
 def _microbatch_size(model: ModelConfig, most: float, clipping: ClippingConfig) -> int:
