@@ -10,6 +10,7 @@ for its norm and once for the sum.
 
 from dpscale.config import ModelConfig
 from dpscale.ops.dense import takes_gram
+from dpscale.ops.gram import gram_cost
 from dpscale.sizes import NAMED_SHAPES, ladder_shape
 from dpscale.training.clipping_choice import products
 
@@ -47,7 +48,7 @@ def counts(model: ModelConfig, platform: str) -> tuple[float, float, float, int]
         gradient += 3 * 2 * s * into * out
         if takes_gram("auto", s, into, out, platform):
             num_gram += 1
-            added += 2 * s**2 * (into + out)
+            added += 2 * gram_cost(s, into + out)
         else:
             traffic += 2 * 4 * into * out
     gradient += model.num_layers * 3 * 2 * 2 * s**2 * model.num_heads * model.head_dim

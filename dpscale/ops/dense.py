@@ -28,11 +28,12 @@ from dpscale.ops.contraction import contract, contract_last, row_products, unit_
 from dpscale.ops.gram import gram_cost, gram_of, gram_squares
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
 
-MULTIPLY_ADDS_A_BYTE = {"cpu": 4.0, "gpu": 150.0, "tpu": 280.0}
+MULTIPLY_ADDS_A_BYTE = {"cpu": 4.0, "gpu": 75.0, "tpu": 140.0}
 """Multiply-adds that cost what moving one byte costs, by platform, for `auto`.
 
-On CPU measured (`dpscale bench clipping`); for the others an H100's and a TPU v6e's published
-bfloat16 throughput over their memory bandwidth."""
+On CPU measured (`dpscale bench clipping`). For the others not measured: half of an H100's and a
+TPU v6e's published bfloat16 throughput, which is what large products reach, over their
+published memory bandwidth."""
 
 _DIRECT_BYTES = 8
 """A kept per-example gradient is read twice, for its norm and for the weighted sum."""

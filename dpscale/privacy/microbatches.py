@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dpscale.ops.varying import varying_with
 from dpscale.privacy.clipping import ClippedSum
 
 
@@ -102,6 +103,7 @@ def microbatched(
         losses=jnp.zeros(num_slots, dtype),
     )
     start = _Progress(jnp.zeros((), jnp.int32), jnp.zeros(microbatch_size, bool), nothing)
+    start = varying_with((tokens_BxS1, is_padding_B), start)
     done: _Progress = lax.while_loop(
         lambda progress: progress.index < num_used, add_microbatch, start
     )

@@ -27,6 +27,7 @@ from dpscale.ops.contraction import row_products
 from dpscale.ops.dense import weighted_total
 from dpscale.ops.stack import map_layers
 from dpscale.ops.taps import NormRule, Record, Squares, filled_records
+from dpscale.ops.varying import varying_with
 from dpscale.privacy.clipping import ClippedSum, ClipRule
 
 StrategyName = Literal["vmap", "ghost", "bookkeeping"]
@@ -72,7 +73,10 @@ class Strategy:
           tokens_BxS1: int32[B, S + 1]; one example is one privacy unit.
           is_counted_B: bool[B], False for an example that shall contribute nothing.
           rule: How to clip.
+
+        Inside `jax.shard_map` the sum is over the device's own examples: `lax.psum` the total.
         """
+        params = varying_with((tokens_BxS1, is_counted_B), params)
         if self.name == "vmap":
             return _by_vmap(loss, params, tokens_BxS1, is_counted_B, rule)
         if self.name == "ghost":
@@ -103,6 +107,7 @@ def _by_ghost(
 ) -> ClippedSum:
     announced = loss.empty_records(params, tokens_BxS1)
     empty = _map_records(lambda _, record: record.measuring(norm_rule), params, announced)
+    empty = varying_with(params, empty)
 
     def losses_of(params: Any, taps: Any) -> jax.Array:
         return loss.per_example(params, tokens_BxS1, taps)
@@ -132,6 +137,7 @@ def _by_bookkeeping(
 ) -> ClippedSum:
     announced = loss.empty_records(params, tokens_BxS1)
     empty = _map_records(lambda _, record: record.keeping(norm_rule), params, announced)
+    empty = varying_with(params, empty)
     losses_B, pull_back = jax.vjp(lambda taps: loss.per_example(params, tokens_BxS1, taps), empty)
     (cotangents,) = pull_back(jnp.ones_like(losses_B))
     records = filled_records(empty, cotangents)
