@@ -3,7 +3,8 @@
 import json
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,55 @@ def make_config(prepared: Path) -> ConfigMaker:
         return RunConfig.from_dict(expand_shape(fields, where="test"), where="test")
 
     return make
+
+
+@dataclass(frozen=True)
+class Contraction:
+    """A `dot_general` of a traced program: dtype and precision of its sums, shared axes."""
+
+    operand_dtype: str
+    sum_dtype: str
+    is_highest: bool
+    num_batch_axes: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether float32 is float32 in fact, and bfloat16 is summed in float32."""
+        wide = "float64" if self.operand_dtype == "float64" else "float32"
+        return self.is_highest and self.sum_dtype == wide
+
+
+def _equations(jaxpr: Any) -> Iterator[Any]:
+    for equation in jaxpr.eqns:
+        yield equation
+        for parameter in equation.params.values():
+            inner = parameter if isinstance(parameter, list | tuple) else [parameter]
+            for program in inner:
+                program = getattr(program, "jaxpr", program)
+                if hasattr(program, "eqns"):
+                    yield from _equations(program)
+
+
+@pytest.fixture(scope="session")
+def equations() -> Callable[[Any], list[Any]]:
+    """All equations of a traced program, and of the programs within it."""
+    return lambda program: list(_equations(program.jaxpr))
+
+
+@pytest.fixture(scope="session")
+def contractions() -> Callable[[Any], list[Contraction]]:
+    """All contractions of a traced program."""
+
+    def read(program: Any) -> list[Contraction]:
+        return [
+            Contraction(
+                operand_dtype=str(equation.invars[0].aval.dtype),
+                sum_dtype=str(equation.params["preferred_element_type"]),
+                is_highest=str(equation.params["precision"]).count("HIGHEST") == 2,
+                num_batch_axes=len(equation.params["dimension_numbers"][1][0]),
+            )
+            for equation in _equations(program.jaxpr)
+            if equation.primitive.name == "dot_general"
+        ]
+
+    return read
