@@ -46,8 +46,8 @@ def microbatched(
 
     Guarantees:
       - Replacing one example by padding moves `total` by at most what the strategy's rule
-        allows one example: padding, and an example whose gradient or norm is not finite,
-        contributes exactly zero and changes nothing about the others.
+        allows one example: padding, and an example whose gradient, norm or loss is not
+        finite, contributes exactly zero and changes nothing about the others.
       - The result does not depend on `microbatch_size` (but for float32 rounding).
 
     A slot that must not count holds a copy of one that does, with factor zero, so that nothing
@@ -78,7 +78,7 @@ def microbatched(
         stand_in = jnp.argmax(is_counted_K)
         covered_KxS1 = jnp.where(is_counted_K[:, None], tokens_KxS1, tokens_KxS1[stand_in])
         here = strategy(covered_KxS1, is_counted_K)
-        is_bad_K = is_counted_K & ~jnp.isfinite(here.norms)
+        is_bad_K = is_counted_K & ~jnp.isfinite(here.norms + here.losses)
         is_final = ~jnp.any(is_bad_K)
         adds = is_final & jnp.any(is_counted_K)
         summed = ClippedSum(
