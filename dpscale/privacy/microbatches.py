@@ -56,6 +56,9 @@ def microbatched(
     behind the last microbatch that holds an example, at run time, so that one compilation
     serves every batch size and padding costs nothing.
 
+    Inside `jax.shard_map` each device goes through its own slots, some through more microbatches
+    than others: `strategy` must hold no collective. `lax.psum` the total afterwards.
+
     Args:
       strategy: (int32[K, S + 1] tokens, bool[K] is_counted) -> ClippedSum.
       like: The parameters: shapes of the total.
