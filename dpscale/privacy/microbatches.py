@@ -57,7 +57,9 @@ def microbatched(
     serves every batch size and padding costs nothing.
 
     Inside `jax.shard_map` each device goes through its own slots, some through more microbatches
-    than others: `strategy` must hold no collective. `lax.psum` the total afterwards.
+    than others. So `strategy` must hold no collective, nor may parameters be sharded over mesh
+    axes left to the partitioner, which would put some in: devices would wait for each other
+    forever. `lax.psum` the total afterwards.
 
     Args:
       strategy: (int32[K, S + 1] tokens, bool[K] is_counted) -> ClippedSum.
