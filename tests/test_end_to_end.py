@@ -13,7 +13,6 @@ from dpscale.cli.quickstart import Options, verdict
 from dpscale.cli.quickstart import stages as quickstart_stages
 from dpscale.errors import ExitCode
 from dpscale.records import read_result
-from dpscale.runtime import worker_environment
 
 SWEEP = """
 [base]
@@ -50,13 +49,10 @@ class Shell:
 
     def __call__(self, *arguments: str, expect: int = ExitCode.OK) -> dict[str, Any]:
         """The JSON object that a command prints; its exit code must be the expected one."""
-        import os
-
         command = [sys.executable, "-m", "dpscale.cli.main", *arguments, "--json"]
         done = subprocess.run(
             command,
             cwd=self.folder,
-            env=worker_environment(os.environ),
             capture_output=True,
             text=True,
             check=False,

@@ -32,6 +32,9 @@ class Options(CommonOptions):
 
 def run(options: Options, output: Output) -> ExitCode:
     """Generates one continuation."""
+    from dpscale.runtime import prepare_process
+
+    prepare_process()  # before JAX is imported
     from dpscale.config import RunConfig
     from dpscale.data.units import open_units
     from dpscale.files import read_json

@@ -1,6 +1,5 @@
 """`dpscale quickstart`: the whole job in miniature, by the very commands it prints."""
 
-import os
 import shlex
 import subprocess
 import sys
@@ -179,13 +178,11 @@ def _copy_sweep(path: Path) -> None:
 
 
 def _run_stage(stage: Stage, number: str, output: Output) -> None:
-    from dpscale.runtime import worker_environment
-
     output.say(f"\n{number} {stage.title}\n$ dpscale {shlex.join(stage.arguments)}")
     command = [sys.executable, "-m", "dpscale.cli.main", *stage.arguments]
     # Under --json stdout belongs to the one object at the end.
     stdout = sys.stderr if output.json else None
-    done = subprocess.run(command, env=worker_environment(os.environ), stdout=stdout, check=False)
+    done = subprocess.run(command, stdout=stdout, check=False)
     if done.returncode == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
     passes = {ExitCode.OK, ExitCode.FAILED_POINTS} if stage.may_fail_points else {ExitCode.OK}

@@ -1,6 +1,5 @@
 """`dpscale train`: one run, private or law-fitting."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,12 +42,12 @@ class Options(CommonOptions):
 
 def run(options: Options, output: Output) -> ExitCode:
     """Trains; `FAILED_POINTS` when the run diverged."""
+    from dpscale.runtime import prepare_process
+
+    prepare_process()  # before JAX is imported
     config = load_run_config(options.config, options.set)
     run_dir = options.out or Path("runs") / config.run_id
     from dpscale.records import Status
-    from dpscale.runtime import with_compile_cache
-
-    os.environ.update(with_compile_cache(os.environ))  # before JAX is imported
     from dpscale.training.interruption import stop_on_signals
     from dpscale.training.loop import train
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from dpscale.runtime import worker_environment
+from dpscale.runtime import with_compile_cache
 
 
 class Job(Protocol):
@@ -57,14 +57,14 @@ class LocalLauncher:
 
     Args:
       slots: Commands at a time.
-      environment: What the commands inherit, completed by `dpscale.runtime`.
+      environment: What the commands inherit, with the compile cache on.
     """
 
     def __init__(self, slots: int, *, environment: Mapping[str, str]) -> None:
         self._slots = slots
         cores = available_cores() if sys.platform == "linux" else []
         self._cores = cores[:slots] if slots <= len(cores) else []
-        self._environment = worker_environment(environment)
+        self._environment = with_compile_cache(environment)
         self._core_of: dict[LocalJob, int] = {}
 
     @property
