@@ -102,7 +102,9 @@ def assert_same() -> Callable[[ClippedSum, ClippedSum, float], None]:
         for error, leaf in zip(
             jax.tree.leaves(errors), jax.tree.leaves(expected.total), strict=True
         ):
-            assert length(error) <= 50 * tolerance * length(leaf)  # small ones are right too
+            # Small ones are right too, unless nothing but round-off is left of them.
+            allowed = 50 * length(leaf) + 0.05 * length(expected.total)
+            assert length(error) <= tolerance * allowed
         np.testing.assert_allclose(actual.norms, expected.norms, rtol=tolerance)
         np.testing.assert_allclose(actual.losses, expected.losses, rtol=tolerance)
 
