@@ -1,13 +1,13 @@
 # make quickstart   install the project and run the whole job in miniature
 # make test         install what tests need; format, lint, types, tests
-# make test-all     the same, with the slower variants of the tests
+# make test-all     the same, with the slower variants of the tests (test-deep: only those)
 # make clean        remove what the above made
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all checks clean
+.PHONY: quickstart test test-all test-deep checks clean
 
 quickstart: .venv/installed
 	$(BIN)/dpscale quickstart
@@ -17,6 +17,9 @@ test: checks
 
 test-all: checks
 	$(BIN)/pytest -n 2 -m "deep or not deep"
+
+test-deep: .venv/installed-dev
+	$(BIN)/pytest -n 2 -m deep
 
 checks: .venv/installed-dev
 	$(BIN)/ruff format --check .
