@@ -1,6 +1,7 @@
 """The whole private step against a slow reference: a loop over examples, NumPy for the rest."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,12 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpscale.config import ClippingConfig, ModelConfig, OptimizerConfig
+from dpscale.config import ClippingConfig, ModelConfig, OptimizerConfig, RunConfig
+from dpscale.data.units import open_units
 from dpscale.model.decoder import per_example_loss
 from dpscale.privacy.mechanism import NoisyMean
 from dpscale.privacy.noise import gaussian_noise, noise_key
 from dpscale.sizes import ladder_shape
+from dpscale.training import loop
+from dpscale.training.batches import batch_source
 from dpscale.training.optimizer import make_schedule
+from dpscale.training.run_folder import StartedRun
 from dpscale.training.step import StepSettings, TrainState, init_state, make_train_step
 
 MODEL = ladder_shape(16, vocab_size=40, seq_len=6)
@@ -187,6 +192,31 @@ def test_one_compilation_serves_all_settings_and_batch_sizes() -> None:
         chosen = dataclasses.replace(chosen, schedule=faster)
         state = step(state, jnp.asarray(tokens), jnp.asarray(is_padding), chosen)
     assert step._cache_size() == 1  # type: ignore[attr-defined]
+
+
+def test_a_run_of_poisson_batches_compiles_the_step_once(
+    configs: dict[str, RunConfig],
+    runs: dict[str, StartedRun],
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Catches: a batch size, a state or a setting whose shape, dtype or placement changes.
+    config, compiled = configs["private"], []
+
+    def listen(event: str, seconds: float, **about: Any) -> None:
+        if event.endswith("backend_compile_duration") and "train_step" in about["fun_name"]:
+            compiled.append(about["fun_name"])
+
+    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        loop.train(config, tmp_path / "run")
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == ["jit(train_step)"]
+    source = batch_source(runs["private"], dataset_size=open_units(prepared).manifest.dataset_size)
+    assert len({len(source.plan(step)) for step in range(config.training.iterations)}) > 3
 
 
 def test_window_sums() -> None:
