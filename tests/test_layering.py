@@ -37,6 +37,7 @@ ALLOWED = {
         "training.checkpoint",
         "privacy.receipt",
     ),
+    "bench": ("training", "model", "ops", "privacy", "sizes", "compute", "config"),
     "sweep": ("records", "sizes", "compute", "config", "runtime"),
     "scaling": ("records", "sizes", "compute", "privacy.accounting", "config"),
 }

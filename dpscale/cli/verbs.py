@@ -28,5 +28,6 @@ VERBS = {
     "recommend": Verb("dpscale.cli.recommend", "choose model, batch and iterations for a budget"),
     "account": Verb("dpscale.cli.account", "from noise to epsilon"),
     "calibrate": Verb("dpscale.cli.calibrate", "from epsilon to noise"),
+    "bench": Verb("dpscale.cli.bench", "measure what clipping and the private step cost here"),
     "generate": Verb("dpscale.cli.generate", "continue a prompt with a trained model"),
 }
