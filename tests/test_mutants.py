@@ -129,5 +129,16 @@ def test_every_required_mutant_is_there() -> None:
         "average before clipping",
         "skip the mask",
         "resume with a changed learning rate under the same key",
+        "drop the cross term of the tied table",
+        "take the cross term of the tied table once",
+        "forget that equal tokens read one row",
+        "clip leaf by leaf",
+        "clip layer by layer",
+        "take the norm of the first layer for that of all",
+        "take a factor twice",
+        "leave no room for factors that are rounded to bfloat16",
+        "multiply in the precision that an accelerator likes best",
+        "keep examples that are not finite",
+        "count the copies that stand in for padding",
     }
     assert required <= {mutant.name for mutant in MUTANTS if not mutant.deep}

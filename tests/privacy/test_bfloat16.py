@@ -31,14 +31,14 @@ MODELS = {
 }
 STRATEGIES = {
     "vmap": Strategy("vmap"),
-    "ghost, gram": Strategy("ghost", "gram"),
-    "ghost, direct": Strategy("ghost", "direct"),
-    "bookkeeping, gram": Strategy("bookkeeping", "gram"),
-    "bookkeeping, direct": Strategy("bookkeeping", "direct"),
+    "ghost-gram": Strategy("ghost", "gram"),
+    "ghost-direct": Strategy("ghost", "direct"),
+    "bookkeeping-gram": Strategy("bookkeeping", "gram"),
+    "bookkeeping-direct": Strategy("bookkeeping", "direct"),
 }
 QUICK = {
-    ("scanned", "ghost, direct", True),
-    ("unrolled", "bookkeeping, gram", False),
+    ("scanned", "ghost-direct", True),
+    ("unrolled", "bookkeeping-gram", False),
 }
 
 

@@ -1,0 +1,69 @@
+"""Norms from inner products between tokens, in blocks and at once."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpscale.ops.dense import DenseFactors
+from dpscale.ops.gram import gram_cost, gram_of, gram_squares, zero_gram
+
+LENGTHS = [1, 5, 512, 515]  # from 512 on in four blocks, which need not be equal
+
+
+def factors(seq_len, dtype=jnp.float32):
+    generator = np.random.default_rng(seq_len)
+    shapes = (2, seq_len, 3), (2, seq_len, 4)
+    return [jnp.asarray(generator.standard_normal(shape), dtype) for shape in shapes]
+
+
+def wide(x):
+    return np.asarray(x, np.float64)
+
+
+@pytest.mark.parametrize("seq_len", LENGTHS)
+def test_norms_are_those_of_the_product(seq_len):
+    """Catches a block left out, or one off the diagonal that counts once."""
+    x, g = factors(seq_len)
+    expected = np.square(np.einsum("bsd,bsp->bdp", wide(x), wide(g))).sum(axis=(1, 2))
+    squares = gram_squares(gram_of(x), gram_of(g), scaled_dtype=x.dtype)
+    np.testing.assert_allclose(squares.norm_B, expected, rtol=1e-5)
+    np.testing.assert_array_equal(squares.rounding_B, 0)
+
+
+@pytest.mark.parametrize("seq_len", LENGTHS)
+def test_the_bound_on_rounding_is_its_formula(seq_len):
+    """Catches a pair of tokens that the bound forgets, and a bound on the other operand."""
+    x, g = factors(seq_len, jnp.bfloat16)
+    norms = np.linalg.norm(wide(x), axis=2)
+    inner = np.abs(np.einsum("bsp,btp->bst", wide(g), wide(g)))
+    expected = 2.0**-16 * np.einsum("bs,bst,bt->b", norms, inner, norms)
+    squares = gram_squares(gram_of(x), gram_of(g), scaled_dtype=x.dtype)
+    np.testing.assert_allclose(squares.rounding_B, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seq_len", LENGTHS)
+def test_rounding_really_stays_within_the_bound(seq_len):
+    """Catches a formula that holds on paper alone."""
+    x, g = factors(seq_len, jnp.bfloat16)
+    factor = jnp.asarray([0.0, 0.3], jnp.float32)
+    added = wide(DenseFactors(x, g).weighted_sum(factor)) / wide(factor[1])
+    error = np.linalg.norm(added - wide(x[1]).T @ wide(g[1]))
+    bound = np.sqrt(gram_squares(gram_of(x), gram_of(g), scaled_dtype=x.dtype).rounding_B[1])
+    assert 0 < error <= bound
+
+
+@pytest.mark.parametrize("seq_len", LENGTHS)
+def test_a_sum_begins_with_the_gram_matrix_of_nothing(seq_len):
+    """Catches blocks of other shapes."""
+    x, _ = factors(seq_len)
+    for zero, block in zip(zero_gram(2, seq_len, x.dtype), gram_of(x), strict=True):
+        assert zero.shape == block.shape
+        assert zero.dtype == block.dtype
+        assert not np.any(zero)
+
+
+def test_blocks_cost_less():
+    """Catches a cost that the choice of a rule would be misled by."""
+    assert gram_cost(511, 3) == 511**2 * 3
+    blocks = gram_of(jnp.zeros((1, 512, 3)))
+    assert gram_cost(512, 3) == sum(block.size for block in blocks) * 3 == 512**2 * 3 * 10 / 16
