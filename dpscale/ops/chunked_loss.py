@@ -37,6 +37,7 @@ from dpscale.ops.taps import (
     no_cotangent,
     scaled,
 )
+from dpscale.ops.varying import varying_with
 
 Carry = TypeVar("Carry")
 Sums = tuple[jax.Array, jax.Array, tuple[jax.Array, ...]]
@@ -120,6 +121,7 @@ def over_chunks(
         rows_CxD = lax.dynamic_slice_in_dim(table_VxD, first, length)
         return visit(carry, Chunk(rows_CxD, entries_C, entries_C >= first_new))
 
+    start = varying_with(table_VxD, start)
     result: Carry = lax.fori_loop(0, num_chunks, visit_index, start)
     return result
 

@@ -33,7 +33,6 @@ def test_each_device_of_a_shard_map_clips_its_own(group: str) -> None:
         assert found["collectives_in_loops"] == [], found["case"]
 
 
-@pytest.mark.xfail(reason="the loop over chunks starts from arrays that do not vary", strict=True)
 def test_each_device_of_a_shard_map_clips_its_own_in_chunks() -> None:
     assert_equal_to_one_device("MANUAL_CHUNKED")
 
