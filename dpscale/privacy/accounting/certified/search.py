@@ -3,8 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from scipy.optimize import minimize_scalar
+
+LOG_OF_ZERO: Final = -750.0
+"""e^-750 is 0 in double precision."""
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ def least_over_positive(
 ) -> Minimum:
     """The least of `function` over positive numbers, to `tolerance` in the logarithm.
 
-    Every use bounds something by the value at *some* point, so that a poor minimum costs
-    tightness only.
+    Every use bounds something by e^value at *some* point, so that a poor minimum costs tightness
+    only, and where that is 0 to double precision the search ends.
     """
 
     def of_log(log_x: float) -> float:
@@ -30,7 +34,7 @@ def least_over_positive(
 
     best, value = math.log(start), of_log(math.log(start))
     stride = 0.5 if of_log(best + 0.5) <= value else -0.5
-    while abs(best + stride) < 300 and (further := of_log(best + stride)) < value:
+    while value > LOG_OF_ZERO and (further := of_log(best + stride)) < value:
         best, value, stride = best + stride, further, 1.3 * stride
     bounds = (best - abs(stride), best + abs(stride))
     found = minimize_scalar(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from dpscale.privacy.accounting.certified.chernoff import log_excess
-from dpscale.privacy.accounting.certified.loss import Masses
+from dpscale.privacy.accounting.certified.loss import UNIT_ROUNDOFF, Masses
 from dpscale.privacy.accounting.certified.quadrature import Panels
 from dpscale.privacy.accounting.certified.search import least_over_positive
 
@@ -41,8 +41,11 @@ class LineBound:
     slope: float
 
     def log_at(self, epsilon: float) -> float:
-        """The bound's logarithm at one epsilon."""
-        return self.level + self.slope * epsilon
+        """The bound's logarithm at one epsilon, with its round-off."""
+        if math.isinf(self.level):
+            return self.level
+        change = self.slope * epsilon
+        return self.level + change + 4 * UNIT_ROUNDOFF * (abs(self.level) + abs(change))
 
     def at(self, epsilon: float) -> float:
         """The bound at one epsilon."""
