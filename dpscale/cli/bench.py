@@ -67,9 +67,9 @@ def run(options: Options, output: Output) -> ExitCode:
     """Measures; `INTERRUPTED` when it was stopped on the way."""
     _check(options)
     subjects = _subjects(options)
-    from dpscale.runtime import with_compile_cache
+    from dpscale.runtime import prepare_process
 
-    os.environ.update(with_compile_cache(os.environ))  # before JAX is imported
+    prepare_process()  # before JAX is imported
     from dpscale.bench.timing import Stopwatch
     from dpscale.training.interruption import stop_on_signals
 

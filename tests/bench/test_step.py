@@ -75,7 +75,7 @@ def one_draw(minuscule: Shape) -> Draws:
     return Draws.of(
         some_tokens(minuscule.model, 320, seed=0),
         expected_batch_size=5,
-        truncated_batch_size=9,
+        truncated_batch_size=default_cap(5),
         microbatch_size=2,
         rounds=1,
         seed=0,
