@@ -172,6 +172,7 @@ def _measured(
 ) -> "ClippingReport | None":
     from dpscale.bench.candidates import all_candidates, baselines, candidate_of
     from dpscale.bench.clipping import measure_clipping
+    from dpscale.bench.limits import within_limit
     from dpscale.bench.peer import peer_version
     from dpscale.bench.programs import Workbench
     from dpscale.training.clipping_choice import settled_clipping
@@ -189,7 +190,7 @@ def _measured(
     rescales = subject.clipping.rescale_to_unit_norm
     return measure_clipping(
         Workbench.of(shape, options.seed, rescale_to_unit_norm=rescales),
-        [*baselines(shape.batch_size, sizes), *candidates],
+        [*baselines(shape.batch_size, sizes), *within_limit(candidates, model, subject.clipping)],
         auto,
         stopwatch,
         rounds=options.rounds,

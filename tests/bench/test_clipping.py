@@ -198,6 +198,7 @@ def test_a_stop_leaves_what_was_measured(
 
 
 @pytest.mark.skipif(peer_version() is None, reason="jax_privacy is not installed")
+@pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("rescale_to_unit_norm", [True, False])
 def test_the_peer_computes_the_same(workbench: Workbench, rescale_to_unit_norm: bool) -> None:
     checked = CheckedPrograms.on(
