@@ -1,8 +1,10 @@
 """Trains one run, from whatever its folder holds to its `result.json`.
 
-Each pass of the loop takes one step. At the end of a window a metric line is written, then a
-checkpoint where one is due; everything that decides what follows is in the checkpoint, so
-that a run killed at any moment and started again ends as one that was never killed.
+Each pass of the loop dispatches one step. At the end of a window a metric line is written, then
+a checkpoint where one is due; everything that decides what follows is in the checkpoint, so
+that a run killed at any moment and started again ends as one that was never killed. Between
+the ends of windows nothing waits for the step just dispatched: batches are read, moved and
+dispatched while the device computes.
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ from dpscale.training.heartbeat import Heartbeat
 from dpscale.training.interruption import StopRequest
 from dpscale.training.metrics import MetricsLog, metric_line
 from dpscale.training.optimizer import make_schedule
+from dpscale.training.run_ahead import RunAhead
 from dpscale.training.run_folder import StartedRun, locked, start_or_resume
 from dpscale.training.spending import SpentEpsilon
 from dpscale.training.step import (
@@ -53,7 +56,8 @@ def train(
     """Runs a config in its folder, to the end.
 
     A folder that holds the finished run is left as it is; one that holds a part of it is
-    continued.
+    continued. The process's own settings (allocator, compile cache) are the caller's: see
+    `dpscale.runtime.prepare_process`.
 
     Args:
       stop: Where a request to stop appears; the run then saves its state and leaves.
@@ -79,7 +83,7 @@ class _Training:
         self._run, self._units, self._stop, self._observe = run, units, stop, observe
         self._iterations = config.training.iterations
         self._source = batch_source(run, dataset_size=units.manifest.dataset_size)
-        self._settings = _step_settings(run)
+        self._settings = jax.device_put(_step_settings(run))  # once, not at every step
         self._step = make_train_step(config.model, config.optimizer, config.clipping)
         self._eval_loss = None
         if config.data.num_eval_units:
@@ -127,10 +131,12 @@ class _Training:
             start=first,
             stop=self._iterations,
         )
+        run_ahead = RunAhead()
         for batch in batches:
             state = self._step(
                 state, jnp.asarray(batch.tokens), jnp.asarray(batch.is_padding), self._settings
             )
+            run_ahead.follow(state)
             counters = self._count(counters, batch)
             done = batch.step + 1
             is_last = done == self._iterations

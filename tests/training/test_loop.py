@@ -104,6 +104,19 @@ def test_a_run_is_compiled_once(
     assert step._cache_size() == before  # type: ignore[attr-defined]
 
 
+def test_a_step_takes_the_memory_of_the_state_over(
+    configs: dict[str, RunConfig], runs: dict[str, StartedRun]
+) -> None:
+    # Catches: a second copy of parameters and optimizer state while a step computes.
+    config = configs["law-fitting"]
+    step = loop.make_train_step(config.model, config.optimizer, config.clipping)
+    state = init_state(config.model, config.optimizer, jax.random.key(0))
+    tokens = jnp.zeros((24, config.model.seq_len + 1), jnp.int32)
+    after = step(state, tokens, jnp.zeros(24, bool), loop._step_settings(runs["law-fitting"]))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    assert not any(leaf.is_deleted() for leaf in (tokens, *jax.tree.leaves(after)))
+
+
 def test_runs_differ_by_their_seed_and_repeat_with_it(
     configs: dict[str, RunConfig],
     finished: Finished,
