@@ -12,7 +12,7 @@ import numpy as np
 from dpscale.privacy.accounting.certified.chernoff import log_excess
 from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.inversion import Aliases, Inversion
-from dpscale.privacy.accounting.certified.kernel import SHAPE, Kernel
+from dpscale.privacy.accounting.certified.kernel import Kernel, kernel_for
 from dpscale.privacy.accounting.certified.loss import UNIT_ROUNDOFF, Floats
 from dpscale.privacy.accounting.certified.power import Composition, compose
 from dpscale.privacy.accounting.certified.quadrature import Panels, nodes_of
@@ -22,7 +22,7 @@ from dpscale.privacy.accounting.certified.split import LineBound, Split
 from dpscale.privacy.accounting.certified.transform import Complex, Tilt, Transform, transform
 
 MOST_FREQUENCIES: Final = 2_000_000
-MOST_CELLS: Final = 5e8
+MOST_CELLS: Final = 1e9
 """Nodes times frequencies, some seconds of work."""
 
 MOST_NODES: Final = 300_000
@@ -87,13 +87,13 @@ def invert(runs: Runs, order: float, aim: Aim) -> Inversion:
     Raises:
       NoCertifiedInterval: Within the promised work the errors cannot be made small.
     """
-    kernel = Kernel(aim.half_width)
+    negligible = 10 * aim.precision * math.exp(log_share(runs, order, aim))
+    kernel = kernel_for(aim.half_width, beyond=negligible)
     period = _period(runs, order, kernel, aim)
-    last = kernel.last_frequency(order)
-    numbers = np.arange(math.ceil(last * period / (2 * math.pi)) + 1, dtype=np.float64)
-    frequencies: Floats = numbers * (2 * math.pi / period)
-    if len(frequencies) > MOST_FREQUENCIES:
-        raise NoCertifiedInterval(f"{len(frequencies):.1e} frequencies would be needed.")
+    count = math.ceil(kernel.last_frequency(order) * period / (2 * math.pi)) + 1
+    if count > MOST_FREQUENCIES:
+        raise NoCertifiedInterval(f"{count:.1e} frequencies would be needed.")
+    frequencies: Floats = np.arange(count, dtype=np.float64) * (2 * math.pi / period)
     most_nodes = min(MOST_NODES, MOST_CELLS / len(frequencies))
     goals = _goals(runs, order, aim, frequencies)
     fine = replace(runs, panels=refined(runs.panels, runs.split, order, goals, most_nodes))
@@ -276,7 +276,7 @@ def _kernel_rounding(
     z = order + 1j * frequencies
     size = math.exp(kernel.log_moment(order) + order * kernel.drift)
     weights = np.abs(composition.values) / np.abs(z * (1 + z))
-    roundings = 64 + 8 * SHAPE + 4 * kernel.drift * np.abs(z)
+    roundings = 64 + 8 * kernel.shape + 4 * kernel.drift * np.abs(z)
     total = float(weights @ roundings) * frequencies[1] / math.pi
     return float(UNIT_ROUNDOFF * size * total)
 

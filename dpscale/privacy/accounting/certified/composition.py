@@ -22,7 +22,7 @@ from dpscale.privacy.accounting.certified.building import (
 from dpscale.privacy.accounting.certified.chernoff import log_excess
 from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.inversion import Inversion
-from dpscale.privacy.accounting.certified.kernel import SHAPE
+from dpscale.privacy.accounting.certified.kernel import LEAST_SHAPE
 from dpscale.privacy.accounting.certified.loss import StepLoss
 from dpscale.privacy.accounting.certified.quadrature import Panels, first_panels
 from dpscale.privacy.accounting.certified.roots import epsilon_bounds, estimated_epsilon
@@ -37,7 +37,15 @@ COARSE: Final = (0.05, 1e-3)
 FINE: Final = (1e-3, 1e-5)
 """Half-width of the smoothing as a share of epsilon, and errors as a share of delta."""
 
-DROWNED: Final = 3e-3
+AT_ZERO: Final = (0.5, 1e-4)
+"""The same for the inversion that asks whether epsilon is 0."""
+
+WIDENINGS: Final = (1.0, 2.5, 5.0, 25.0, 100.0)
+"""Factors on the half-width that are tried in turn. Where epsilon is tiny all are harmless."""
+
+MOST_PLACES: Final = 25
+
+DROWNED: Final = 5e-2
 """Where delta is below this share of its Chernoff bound, the split is worth its cost."""
 
 SMALLEST_SHARE: Final = 0.02
@@ -120,33 +128,57 @@ def direction_interval(composed: Composed, *, floor: float) -> tuple[float, floa
 
 
 def located(composed: Composed) -> Place | None:
-    """Where epsilon is, about; None if it is surely zero."""
+    """Where epsilon is, about; None if it is surely zero.
+
+    An inversion tells on which side of its own place epsilon lies, which brackets it, and how
+    far away, which is right once it is near.
+    """
     smallest = SMALLEST_SHARE * composed.spread
     epsilon = saddle_point_epsilon(composed.panels, composed.iterations, composed.delta)
     place = Place(epsilon if epsilon > 0 else 2.5 * smallest, split=False)
-    tried_zero = False
-    for _ in range(10):
+    low, high, tried_zero = 0.0, math.inf, False
+    for _ in range(MOST_PLACES):
         inversion, split = inverted(composed, place, *COARSE)
         found = estimated_epsilon(inversion, composed.delta, place.epsilon)
+        if abs(found - place.epsilon) < 0.5 / inversion.order:
+            return Place(max(found, 0.0), split)
+        if inversion.delta_estimate(place.epsilon) > composed.delta:
+            low = place.epsilon
+        else:
+            high = place.epsilon
         if found <= smallest and not tried_zero:
             tried_zero = True
-            at_zero, split = inverted(composed, Place(0.0, split), 0.5, 1e-4)
-            if at_zero.delta_upper(0.0) <= composed.delta:
+            if _zero_suffices(composed, split):
                 return None
-        moved = abs(found - place.epsilon)
-        place = Place(max(found, 0.0), split)
-        if moved < 0.5 / inversion.order:
-            break
-    return place
+        if not low < found < high:
+            found = _between(low, high, smallest)
+        place = Place(found, split)
+    raise NoCertifiedInterval("epsilon could not be located.")
+
+
+def _between(low: float, high: float, smallest: float) -> float:
+    """A place inside a bracket: its geometric middle, or away from the end that is open."""
+    if high == math.inf:
+        return 2 * low + smallest
+    return math.sqrt(max(low, 0.01 * min(high, smallest)) * high)
+
+
+def _zero_suffices(composed: Composed, split: bool) -> bool:
+    """Whether delta(0) is seen to be at most delta."""
+    try:
+        inversion, _ = inverted(composed, Place(0.0, split), *AT_ZERO)
+    except NoCertifiedInterval:
+        return False
+    return inversion.delta_upper(0.0) <= composed.delta
 
 
 def inverted(
     composed: Composed, place: Place, width_share: float, precision: float
 ) -> tuple[Inversion, bool]:
-    """An inversion at a place, and whether it is split; a wider smoothing if it must be."""
+    """An inversion at a place, and whether to split near it; smoothed more if it must be."""
     failure = NoCertifiedInterval("nothing was tried.")
-    for widening in (1.0, 2.5, 6.25):
-        for split in (True,) if place.split else (False, True):
+    for widening in WIDENINGS:
+        for split in (place.split, not place.split):
             try:
                 return _inverted(composed, place.epsilon, split, widening * width_share, precision)
             except NoCertifiedInterval as error:
@@ -180,6 +212,6 @@ def _half_width(
     return min(
         width_share * scale,
         0.3 * max(tilted_spread(runs, order), composed.spread),
-        math.sqrt(4e-5 * SHAPE * scale / (1 + order)),
+        math.sqrt(4e-5 * LEAST_SHAPE * scale / (1 + order)),
         2 / order,
     )

@@ -7,6 +7,7 @@ neighbours that it names) lies between the two. How: `docs/accounting.md`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,16 +15,26 @@ import numpy as np
 
 from dpscale.errors import InputError
 from dpscale.privacy.accounting.certified.composition import Composed, direction_interval
+from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.gaussian import (
     bracketed_epsilon,
     gaussian_delta,
     step_delta,
 )
-from dpscale.privacy.accounting.certified.loss import StepLoss
+from dpscale.privacy.accounting.certified.loss import Direction, StepLoss
+from dpscale.privacy.accounting.certified.truncated import log_overflow_bound, slack
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
 
-LARGEST_EPSILON: Final = 1000.0
-"""Above that no interval is promised."""
+WIDEST_SHARE: Final = 5e-3
+WIDEST: Final = 1e-4
+"""An interval wider than both, as a share of epsilon and in units of it, is not handed out."""
+
+RESERVED_SHARE: Final = 1e-6
+"""The share of delta that is set aside for a cap at first; mostly far more than it needs."""
+
+MOST_RESERVES: Final = 12
+
+DIRECTIONS: Final[tuple[Direction, ...]] = ("remove", "add")
 
 
 @dataclass(frozen=True)
@@ -55,8 +66,41 @@ def epsilon_interval(mechanism: SubsampledGaussian, *, delta: float) -> EpsilonI
     check_budget(delta=delta)
     if mechanism.iterations < 1:
         raise InputError("iterations", f"expected at least 1, found {mechanism.iterations}.")
-    return untruncated_interval(
-        mechanism.sampling_prob, mechanism.noise_multiplier, mechanism.iterations, delta
+    log_overflow = log_overflow_bound(mechanism)
+
+    def uncut(at: float) -> EpsilonInterval:
+        return untruncated_interval(
+            mechanism.sampling_prob, mechanism.noise_multiplier, mechanism.iterations, at
+        )
+
+    if log_overflow == -math.inf:
+        return uncut(delta)
+    upper = _upper_with_cap(uncut, log_overflow, delta)
+    # Epsilon is at most `upper`, and the slack grows with it.
+    more = delta + slack(log_overflow, upper)
+    return EpsilonInterval(uncut(more).lower if more < 1 else 0.0, upper)
+
+
+def _upper_with_cap(
+    uncut: Callable[[float], EpsilonInterval], log_overflow: float, delta: float
+) -> float:
+    """An epsilon at which delta without the cap and the cap's slack are together at most delta.
+
+    Raises:
+      NoCertifiedInterval: The slack alone exceeds delta.
+    """
+    reserved = RESERVED_SHARE * delta
+    for _ in range(MOST_RESERVES):
+        upper = uncut(delta - reserved).upper
+        needed = slack(log_overflow, upper)
+        if needed <= reserved:
+            return upper
+        reserved = 1.01 * needed
+        if reserved >= 0.9 * delta:
+            break
+    raise NoCertifiedInterval(
+        "truncated_batch_size: batches exceed the cap too often for a certified interval; "
+        "expected a larger cap."
     )
 
 
@@ -64,6 +108,10 @@ def untruncated_interval(
     sampling_prob: float, noise_multiplier: float, iterations: int, delta: float
 ) -> EpsilonInterval:
     """The interval for batches without a cap."""
+    setting = (
+        f"no certified epsilon for sampling_prob {sampling_prob:.6g}, noise_multiplier "
+        f"{noise_multiplier:.6g}, iterations {iterations}, delta {delta:.6g}"
+    )
     if sampling_prob == 1:
         mu = math.sqrt(iterations) / noise_multiplier
         return EpsilonInterval(*bracketed_epsilon(lambda at: gaussian_delta(at, mu), delta))
@@ -71,10 +119,24 @@ def untruncated_interval(
         return EpsilonInterval(
             *bracketed_epsilon(lambda at: step_delta(at, sampling_prob, noise_multiplier), delta)
         )
+    try:
+        interval = _composed_interval(sampling_prob, noise_multiplier, iterations, delta)
+    except NoCertifiedInterval as failure:
+        raise NoCertifiedInterval(f"{setting}: {failure}") from None
+    if interval.width > max(WIDEST_SHARE * interval.upper, WIDEST):
+        ends = f"[{interval.lower:.6g}, {interval.upper:.6g}]"
+        raise NoCertifiedInterval(f"{setting}: the interval {ends} is wider than promised.")
+    return interval
+
+
+def _composed_interval(
+    sampling_prob: float, noise_multiplier: float, iterations: int, delta: float
+) -> EpsilonInterval:
+    """The interval by inversion: the larger of both directions."""
     lower = upper = 0.0
-    # The two directions bound each other's work: usually `add` lies surely below `remove`.
+    # What `remove` has shown saves work: usually `add` lies surely below it.
     with np.errstate(over="ignore", under="ignore"):
-        for direction in ("remove", "add"):
+        for direction in DIRECTIONS:
             step = StepLoss(sampling_prob, noise_multiplier, direction)
             low, high = direction_interval(Composed(step, iterations, delta), floor=lower)
             lower, upper = max(lower, low), max(upper, high)

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from dpscale.privacy.accounting.certified.loss import Floats
 
-SHAPE: Final = 12.0
-"""β: sets how much of the integral is left beyond the last frequency (e^-12 is 6e-6)."""
+LEAST_SHAPE: Final = 12.0
+MOST_SHAPE: Final = 40.0
+"""The range of β. About e^{−β} of the integral is left beyond the last frequency."""
 
 MARGIN: Final = 4.0
 """(a t)² at the last frequency exceeds β² + (a λ)² by at least this."""
@@ -31,9 +32,10 @@ MARGIN: Final = 4.0
 
 @dataclass(frozen=True)
 class Kernel:
-    """The law of U: Kaiser-Bessel on [−half_width, half_width], in units of loss."""
+    """The law of U: Kaiser-Bessel on [−half_width, half_width] (in units of loss), β = shape."""
 
     half_width: float
+    shape: float
 
     @property
     def drift(self) -> float:
@@ -50,19 +52,19 @@ class Kernel:
 
     def log_moment(self, order: float) -> float:
         """Log E e^{order·U}."""
-        r = math.hypot(SHAPE, order * self.half_width)
-        return _log_sinh_ratio(r) - _log_sinh_ratio(SHAPE)
+        r = math.hypot(self.shape, order * self.half_width)
+        return _log_sinh_ratio(r) - _log_sinh_ratio(self.shape)
 
     def moment(self, z: NDArray[np.complex128]) -> NDArray[np.complex128]:
         """E e^{zU}; the absolute error is a few u times the value at Re z."""
-        r: NDArray[np.complex128] = np.sqrt(SHAPE**2 + (z * self.half_width) ** 2)
-        return np.asarray(np.sinh(r) / r * (SHAPE / math.sinh(SHAPE)), np.complex128)
+        r: NDArray[np.complex128] = np.sqrt(self.shape**2 + (z * self.half_width) ** 2)
+        return np.asarray(np.sinh(r) / r * (self.shape / math.sinh(self.shape)), np.complex128)
 
     def last_frequency(self, order: float) -> float:
         """Where the integral along Re z = order may stop."""
         tilted = (order * self.half_width) ** 2
-        margin = MARGIN + tilted * SHAPE**2  # keeps the real part of r below 1 from there on
-        return math.sqrt(SHAPE**2 + tilted + margin) / self.half_width
+        margin = MARGIN + tilted * self.shape**2  # keeps the real part of r below 1 from there on
+        return math.sqrt(self.shape**2 + tilted + margin) / self.half_width
 
     def bound_beyond(self, order: float, frequency: Floats | float) -> float:
         """A bound on |E e^{zU}| for all z = order + it with t at least `frequency`.
@@ -72,9 +74,18 @@ class Kernel:
         t grows, and |sinh r| ≤ cosh(Re r).
         """
         a = self.half_width
-        root = math.sqrt((a * frequency) ** 2 - SHAPE**2 - (a * order) ** 2)
+        root = math.sqrt((a * frequency) ** 2 - self.shape**2 - (a * order) ** 2)
         real_part = a * a * order * frequency / root
-        return SHAPE / math.sinh(SHAPE) * math.cosh(real_part) / root
+        return self.shape / math.sinh(self.shape) * math.cosh(real_part) / root
+
+
+def kernel_for(half_width: float, *, beyond: float) -> Kernel:
+    """The kernel whose part of the integral beyond the last frequency is about `beyond`.
+
+    By `bound_beyond` it is near e^{−β} · half_width / 2, relative to the integrand's largest.
+    """
+    shape = math.log(half_width / (2 * beyond)) if beyond > 0 else MOST_SHAPE
+    return Kernel(half_width, min(max(shape, LEAST_SHAPE), MOST_SHAPE))
 
 
 def _log_sinh_ratio(r: float) -> float:

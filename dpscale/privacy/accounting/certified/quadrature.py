@@ -70,12 +70,17 @@ class Panels:
         return self.step.loss(self.nodes)
 
     @cached_property
+    def log_rule(self) -> Floats:
+        """float64[20 K]: the log of the rule's weights, divided by σ√(2π)."""
+        sigma = self.step.noise_multiplier
+        weights = (self.half_widths[:, None] * RULE_WEIGHTS).ravel()
+        return np.asarray(np.log(weights / (sigma * math.sqrt(2 * math.pi))), np.float64)
+
+    @cached_property
     def log_weights(self) -> Floats:
         """float64[20 K]: the log of the rule's weight times the density of P."""
-        sigma = self.step.noise_multiplier
-        log_normal = -0.5 * (self.nodes / sigma) ** 2 - math.log(sigma * math.sqrt(2 * math.pi))
-        log_rule = np.log((self.half_widths[:, None] * RULE_WEIGHTS).ravel())
-        return log_normal + self.step.removes * self.losses + log_rule
+        log_normal = -0.5 * (self.nodes / self.step.noise_multiplier) ** 2
+        return log_normal + self.step.removes * self.losses + self.log_rule
 
     @cached_property
     def loss_scales(self) -> Floats:
@@ -111,8 +116,8 @@ class Panels:
         """
         power = abs(order) + abs(order + self.step.removes)
         squares = (self.nodes / self.step.noise_multiplier) ** 2
-        parts = 4 * squares + 4 * np.abs(self.log_weights) + 8 * power * self.loss_scales
-        return np.asarray(128 + parts, np.float64)
+        parts = 4 * squares + 4 * np.abs(self.log_rule) + 8 * power * self.loss_scales
+        return np.asarray(32 + parts, np.float64)
 
     def log_errors(self, order: float, frequencies: Floats) -> Floats:
         """float64[F, K]: the log of a bound on each panel's error at order + i·frequency.

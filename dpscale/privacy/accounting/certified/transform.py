@@ -29,7 +29,7 @@ from dpscale.privacy.accounting.certified.quadrature import (
 
 Complex = NDArray[np.complex128]
 
-BLOCK: Final = 1024
+BLOCK: Final = 512
 """Nodes that are summed in one matrix product."""
 
 CELLS: Final = 2_000_000
