@@ -141,7 +141,7 @@ def test_a_cap_that_never_bites_is_free() -> None:
 def test_a_cap_that_bites_costs() -> None:
     # Catches: a cap whose cost is left out.
     free = epsilon_interval(SMALL, delta=1e-6)
-    capped = epsilon_interval(dataclasses.replace(SMALL, truncated_batch_size=372), delta=1e-6)
+    capped = epsilon_interval(dataclasses.replace(SMALL, truncated_batch_size=388), delta=1e-6)
     assert capped.upper > free.upper
     assert capped.lower < free.lower
 
@@ -156,8 +156,10 @@ def test_overflow_is_bounded(cap: int) -> None:
     run = dataclasses.replace(SMALL, truncated_batch_size=cap, iterations=1)
     exact = binom.logsf(cap, 62_000, 256 / 62_000)
     assert exact <= log_overflow_bound(run)
-    if 256 < cap < 1000:
-        assert log_overflow_bound(run) < 0.7 * exact
+    deviations = (cap + 1 - 256) / 16
+    if 1 < deviations < 20:  # a Chernoff bound lacks the tail's factor 1/(√(2π) · deviations)
+        lacking = math.log(math.sqrt(2 * math.pi) * deviations)
+        assert log_overflow_bound(run) < exact + lacking + 0.2
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-6, math.nan, math.inf])
