@@ -27,4 +27,4 @@ class RunAhead:
         # A copy: the state's own arrays are given to the next step.
         self._pending.append(jnp.copy(state.step))
         if len(self._pending) > MOST_STEPS:
-            jax.block_until_ready(self._pending.popleft())
+            self._pending.popleft().block_until_ready()
