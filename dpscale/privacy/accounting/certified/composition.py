@@ -16,6 +16,7 @@ from dpscale.privacy.accounting.certified.building import (
     invert,
     log_share,
     moments,
+    outside,
     tilted_order,
     tilted_spread,
 )
@@ -98,7 +99,7 @@ class Composed:
         order = least_over_positive(log_bound, 1 / max(self.spread, 1e-150)).at
         moment = self.panels.log_moment_bound(order, self.everything)
         log_delta = self.iterations * moment - order * epsilon + log_excess(order) + 1e-9
-        return math.exp(min(log_delta, 0.0)) <= self.delta * (1 - 2 * OUTSIDE_SHARE)
+        return math.exp(min(log_delta, 0.0)) + outside(self.panels, self.iterations) <= self.delta
 
 
 @dataclass(frozen=True)

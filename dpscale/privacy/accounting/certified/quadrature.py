@@ -86,7 +86,8 @@ class Panels:
     def nodes(self) -> Floats:
         """float64[20 K], increasing."""
         centres = 0.5 * (self.edges[1:] + self.edges[:-1])
-        return (centres[:, None] + self.half_widths[:, None] * RULE_NODES).ravel()
+        nodes: Floats = (centres[:, None] + self.half_widths[:, None] * RULE_NODES).ravel()
+        return nodes
 
     @cached_property
     def losses(self) -> Floats:
@@ -140,7 +141,7 @@ class Panels:
         """
         power = abs(order) + abs(order + self.step.removes)
         squares = (self.nodes / self.step.noise_multiplier) ** 2
-        parts = 4 * squares + 4 * np.abs(self.log_rule) + 8 * power * self.loss_scales
+        parts = 4 * squares + 4 * np.abs(self.log_rule) + 16 * power * self.loss_scales
         return np.asarray(32 + parts, np.float64)
 
     def log_errors(self, order: float, frequencies: Floats) -> Floats:

@@ -100,7 +100,7 @@ def _round_off(
     of_sum = 2 * (min(len(weights), BLOCK) + blocks) + 2 * abs(tilt.log_norm) + 32
     constant = weights @ (panels.rounding(tilt.order)[at] + of_sum)
     distances = np.abs(panels.losses[at] - tilt.centre)
-    growing = weights @ (8 * panels.loss_scales[at] + 8 * distances)
+    growing = weights @ (16 * panels.loss_scales[at] + 8 * distances)
     return UNIT_ROUNDOFF * (float(constant) + float(growing) * frequencies)
 
 
