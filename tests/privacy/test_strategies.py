@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from dpscale.config import ModelConfig
@@ -140,6 +140,8 @@ def test_equals_a_loop_over_examples(
         report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow],
         database=None,
+        phases=[Phase.generate],
+        report_multiple_bugs=False,
     )
     @given(
         batch=batches(model),
