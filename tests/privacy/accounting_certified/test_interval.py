@@ -13,6 +13,7 @@ from dpscale.errors import InputError
 from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.interval import (
     EpsilonInterval,
+    delta_interval,
     epsilon_interval,
     untruncated_interval,
 )
@@ -127,6 +128,33 @@ def test_anywhere(log_q: float, log_sigma: float, log_iterations: float, log_del
         return
     assert 0 <= interval.lower <= interval.upper < math.inf
     assert interval.width <= max(5e-3 * interval.upper, 1e-4)
+
+
+@pytest.mark.parametrize("run", [SMALL, VAULTGEMMA])
+@pytest.mark.parametrize("delta", [1e-4, 1e-10])
+def test_delta_and_epsilon_agree(run: SubsampledGaussian, delta: float) -> None:
+    # Both are about one decreasing curve, so that no end may contradict another.
+    interval = epsilon_interval(run, delta=delta)
+    assert delta_interval(run, epsilon=interval.lower).upper >= delta
+    assert delta_interval(run, epsilon=interval.upper).lower <= delta
+    middle = delta_interval(run, epsilon=(interval.lower + interval.upper) / 2)
+    assert 0 <= middle.upper - middle.lower <= 6e-3 * middle.upper
+
+
+def test_delta_at_zero_is_a_total_variation_distance() -> None:
+    # Known for T = 1: q (2 Φ(1/(2σ)) − 1).
+    run = dataclasses.replace(SMALL, iterations=1)
+    exact = run.sampling_prob * math.erf(1 / (math.sqrt(8) * run.noise_multiplier))
+    interval = delta_interval(run, epsilon=0.0)
+    assert interval.lower <= exact <= interval.upper
+    two = delta_interval(dataclasses.replace(SMALL, iterations=2), epsilon=0.0)
+    assert exact < two.lower < two.upper < 2 * exact
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, math.nan, math.inf])
+def test_wrong_epsilon_is_refused(epsilon: float) -> None:
+    with pytest.raises(InputError, match="epsilon"):
+        delta_interval(SMALL, epsilon=epsilon)
 
 
 def test_a_cap_that_never_bites_is_free() -> None:
