@@ -137,7 +137,6 @@ def test_equals_a_loop_over_examples(
     @settings(
         max_examples=30 if is_deep else 6,
         deadline=None,
-        report_multiple_bugs=False,
         suppress_health_check=[HealthCheck.too_slow],
         database=None,
         phases=[Phase.generate],
