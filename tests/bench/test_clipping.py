@@ -14,7 +14,6 @@ from dpscale.bench import checking, programs
 from dpscale.bench.candidates import NON_PRIVATE, PEER, Candidate
 from dpscale.bench.checking import REFERENCE, CheckedPrograms, Reference
 from dpscale.bench.clipping import measure_clipping
-from dpscale.bench.peer import peer_version
 from dpscale.bench.programs import Workbench
 from dpscale.bench.report import Row
 from dpscale.bench.timing import Stopwatch
@@ -197,7 +196,6 @@ def test_a_stop_leaves_what_was_measured(
     assert [row.rounds for row in rows] == [rounds] * len(rows)
 
 
-@pytest.mark.skipif(peer_version() is None, reason="jax_privacy is not installed")
 @pytest.mark.filterwarnings("ignore:optax.global_norm is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("rescale_to_unit_norm", [True, False])
 def test_the_peer_computes_the_same(workbench: Workbench, rescale_to_unit_norm: bool) -> None:
