@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from dpscale.ops.chunked_loss import ChunkedOutput, OutputNorms
+from dpscale.ops.chunked_records import ChunkedOutput, OutputNorms
 from dpscale.ops.contraction import row_products
 from dpscale.ops.dense import DenseFactors
 from dpscale.ops.taps import NormRule, Squares, Weighting

@@ -9,7 +9,7 @@ import pytest
 
 from dpscale.config import ModelConfig
 from dpscale.model import decoder
-from dpscale.ops.chunked_loss import ChunkedOutput
+from dpscale.ops.chunked_records import ChunkedOutput
 from dpscale.ops.dense import DenseFactors
 from dpscale.ops.scale import ScaleGradients
 from dpscale.ops.table import TableRecord
