@@ -41,5 +41,5 @@ def test_no_steps_spend_nothing():
 def test_what_cannot_be_certified_without_a_cap_is_refused():
     """Catches a silent change of accountant."""
     hardly_any_noise = dataclasses.replace(RUN, noise_multiplier=0.015)
-    with pytest.raises(NoCertifiedInterval, match="noise_multiplier 0.015"):
+    with pytest.raises(NoCertifiedInterval, match=r"noise_multiplier 0\.015"):
         accounted(hardly_any_noise, delta=1e-6)
