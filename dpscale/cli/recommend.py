@@ -64,7 +64,7 @@ class _Question:
 def run(options: Options, output: Output) -> ExitCode:
     """Answers for one budget."""
     from dpscale.files import write_json_atomically, write_text_atomically
-    from dpscale.scaling.budget import PldAccounting
+    from dpscale.scaling.budget import BudgetAccounting
     from dpscale.scaling.lawfile import load_law
 
     if options.law is None:
@@ -82,7 +82,7 @@ def run(options: Options, output: Output) -> ExitCode:
     best = recommend(
         law,
         question.budget,
-        accounting=PldAccounting(question.budget),
+        accounting=BudgetAccounting(question.budget),
         form=options.form,
         with_cap=options.out is not None,
     )

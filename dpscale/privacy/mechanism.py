@@ -8,18 +8,20 @@ accountant sees; a law-fitting run from `law_fitting_noisy_mean`, which claims n
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from dpscale.config import ClippingConfig, LawFittingConfig, PrivateConfig
 from dpscale.errors import InputError, PrivacyRefusal
-from dpscale.privacy.accounting.pld import epsilon
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
 from dpscale.privacy.clipping import NORM_MARGIN, ClippedSum, ClipRule
 from dpscale.privacy.keys import SecretKeys
 from dpscale.privacy.noise import gaussian_noise
 from dpscale.privacy.sampling import PoissonSampler
+
+if TYPE_CHECKING:
+    from dpscale.privacy.accounting.calibration import Target
 
 
 @partial(
@@ -130,9 +132,9 @@ class PrivateMechanism:
         return dataclasses.replace(self.accounted, iterations=iterations)
 
     def epsilon(self, *, delta: float, iterations: int | None = None) -> float:
-        """Epsilon spent after `iterations` steps (default: all)."""
+        """Epsilon spent after `iterations` steps (default: all): an upper bound."""
         taken = self.accounted.iterations if iterations is None else iterations
-        return epsilon(self.after(taken), delta=delta)
+        return _spent(self.after(taken), delta)
 
 
 def build_private_mechanism(
@@ -151,7 +153,7 @@ def build_private_mechanism(
         range.
     """
     # SciPy takes a second to import, and runs that fit a law do without it.
-    from dpscale.privacy.accounting.calibration import default_truncated_batch_size
+    from dpscale.privacy.accounting.calibration import Target, default_truncated_batch_size
 
     if private.expected_batch_size > dataset_size:
         raise InputError(
@@ -165,16 +167,20 @@ def build_private_mechanism(
         iterations=iterations,
         noise_multiplier=1.0 if sigma is None else sigma,
     )
-    target = (private.target_epsilon, private.target_delta)
+    target = Target(epsilon=private.target_epsilon, delta=private.target_delta)
     if cap is None:
-        microbatch = clipping.microbatch_size or 1
-        uncapped = run if sigma is not None else _with_calibrated_noise(run, *target)
-        cap = default_truncated_batch_size(uncapped, delta=target[1], multiple=microbatch)
+        cap = default_truncated_batch_size(
+            target,
+            dataset_size=dataset_size,
+            expected_batch_size=private.expected_batch_size,
+            iterations=iterations,
+            multiple=clipping.microbatch_size or 1,
+        )
     run = dataclasses.replace(run, truncated_batch_size=cap)
     if sigma is None:
-        run = _with_calibrated_noise(run, *target)
+        run = _with_calibrated_noise(run, target)
     else:
-        _check_target(run, *target)
+        _check_target(run, target)
     return PrivateMechanism(
         accounted=run,
         l2_clip_norm=clipping.l2_clip_norm,
@@ -182,29 +188,33 @@ def build_private_mechanism(
     )
 
 
-def _check_target(run: SubsampledGaussian, target_epsilon: float, target_delta: float) -> None:
-    spent = epsilon(run, delta=target_delta)
-    if spent > target_epsilon:
-        enough = _with_calibrated_noise(run, target_epsilon, target_delta).noise_multiplier
+def _check_target(run: SubsampledGaussian, target: "Target") -> None:
+    spent = _spent(run, target.delta)
+    if spent > target.epsilon:
+        enough = _with_calibrated_noise(run, target).noise_multiplier
         raise PrivacyRefusal(
             "private.noise_multiplier",
-            f"{run.noise_multiplier} spends epsilon={spent:.4g} at delta={target_delta:.3g}, above "
-            f"target_epsilon={target_epsilon:g}; {enough:.6g} would meet it (or leave it out to "
+            f"{run.noise_multiplier} spends epsilon={spent:.4g} at delta={target.delta:.3g}, above "
+            f"target_epsilon={target.epsilon:g}; {enough:.6g} would meet it (or leave it out to "
             "have it calibrated).",
         )
 
 
-def _with_calibrated_noise(
-    run: SubsampledGaussian, target_epsilon: float, target_delta: float
-) -> SubsampledGaussian:
+def _with_calibrated_noise(run: SubsampledGaussian, target: "Target") -> SubsampledGaussian:
     from dpscale.privacy.accounting.calibration import calibrate_noise_multiplier
 
     sigma = calibrate_noise_multiplier(
-        target_epsilon=target_epsilon,
-        target_delta=target_delta,
+        target_epsilon=target.epsilon,
+        target_delta=target.delta,
         dataset_size=run.dataset_size,
         expected_batch_size=run.expected_batch_size,
         iterations=run.iterations,
         truncated_batch_size=run.truncated_batch_size,
     )
     return dataclasses.replace(run, noise_multiplier=sigma)
+
+
+def _spent(run: SubsampledGaussian, delta: float) -> float:
+    from dpscale.privacy.accounting.accountant import accounted
+
+    return accounted(run, delta=delta).upper

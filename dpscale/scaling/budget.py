@@ -57,13 +57,13 @@ class Accounting(Protocol):
 
 
 @dataclass(frozen=True)
-class PldAccounting:
+class BudgetAccounting:
     """`Accounting` by `dpscale.privacy.accounting`, which is imported at the first question."""
 
     budget: Budget
 
     def approximate(self, sampling_prob: Array, iterations: Array) -> Array:
-        """The closed form; see `surrogate_noise_multiplier`."""
+        """Mostly within 1 %; see `surrogate_noise_multiplier`."""
         from dpscale.privacy.accounting.surrogate import surrogate_noise_multiplier
 
         return surrogate_noise_multiplier(
@@ -74,7 +74,7 @@ class PldAccounting:
         )
 
     def exact(self, expected_batch_size: int, iterations: int) -> float:
-        """By the PLD accountant, without a cap; a second or so."""
+        """Certified, without a cap; half a second or so."""
         from dpscale.privacy.accounting.calibration import calibrate_noise_multiplier
 
         return calibrate_noise_multiplier(
@@ -86,7 +86,7 @@ class PldAccounting:
         )
 
     def with_cap(self, expected_batch_size: int, iterations: int, microbatch_size: int) -> Noise:
-        """By the PLD accountant, with the default cap."""
+        """Certified, with the default cap."""
         from dpscale.privacy.accounting.calibration import calibrate_noise_and_cap
 
         found = calibrate_noise_and_cap(

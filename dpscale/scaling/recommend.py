@@ -115,7 +115,7 @@ def recommend(
     """Searches the candidates; see the module docstring.
 
     Args:
-      accounting: Where noise comes from; `budget.PldAccounting(budget)` outside tests.
+      accounting: Where noise comes from; `budget.BudgetAccounting(budget)` outside tests.
       form: The law's form to ask; default: the law's own.
       with_cap: Whether to choose the cap on batches too, and account for it, as a run's
         config needs. It takes seconds, up to a minute where batches are large, and changes

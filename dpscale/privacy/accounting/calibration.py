@@ -1,33 +1,53 @@
-"""From a budget to the noise and the cap that meet it.
+"""From a budget to the one number of a run that is left open, and to the cap on its batches.
 
-Epsilon falls as noise grows, so that the least noise multiplier is a root; the search
-starts at the closed-form surrogate, which keeps the accountant away from the tiny noise
-where its grids explode.
+Everything here is the last value at which the upper end of `accounted` meets the target
+(`search.py`); which number is open only decides the range and the first guess.
 """
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Final
+from typing import Any, Final, Literal
 
-from scipy.optimize import brentq
-from scipy.stats import binom
+import numpy as np
 
 from dpscale.config import NeighboringRelation
 from dpscale.errors import InputError
-from dpscale.privacy.accounting.pld import (
-    COARSEST_INTERVAL,
-    epsilon,
-    epsilon_on_grid,
-    settled_epsilon,
-)
+from dpscale.privacy.accounting.accountant import accounted
+from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
+from dpscale.privacy.accounting.certified.truncated import log_overflow_bound, slack
+from dpscale.privacy.accounting.saddle_surrogate import Floats
+from dpscale.privacy.accounting.search import TargetOutOfReach, Unknown, last_that_meets
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
 from dpscale.privacy.accounting.surrogate import surrogate_noise_multiplier
 
-CAP_EFFECT: Final = 1e-3
-"""The default cap raises epsilon by less than this share."""
+CAP_SHARE: Final = 1e-6
+"""The share of delta that the default cap may take. It moves epsilon by far less than 0.1 %, and
+is what the certified interval sets aside at once."""
+
+LEAST_NOISE: Final = 0.02
+MOST_NOISE: Final = 1e9
+MOST_ITERATIONS: Final = 10**9
+LARGEST_DATASET: Final = 10**15
+"""Ranges of the search, far beyond use."""
+
+TRIES: Final = 400
+"""Values at which the surrogate is asked for a first guess."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """The privacy that a run may cost.
+
+    Raises:
+      InputError: epsilon is not a finite number above 0, or delta outside (0, 1).
+    """
+
+    epsilon: float
+    delta: float
+
+    def __post_init__(self) -> None:
+        check_budget(epsilon=self.epsilon, delta=self.delta)
 
 
 def calibrate_noise_multiplier(
@@ -42,15 +62,15 @@ def calibrate_noise_multiplier(
 ) -> float:
     """The least noise multiplier that meets (target_epsilon, target_delta), to 4 digits.
 
-    Guarantee: `epsilon` of the mechanism with the returned value is at most
-    `target_epsilon`; the value is within about 1e-4 of itself of the least such.
+    Guarantee: `accounted(...).upper` of the mechanism with the returned value is at most
+    `target_epsilon`; with a value 1e-4 of itself less it is above (up to the interval's width, by
+    which the upper end may waver), or not to be had.
 
     Raises:
-      InputError: A number out of range, or a target that no noise meets.
+      InputError: A number out of range, or a target that no noise, or hardly any, meets.
     """
-    check_budget(epsilon=target_epsilon, delta=target_delta)
-    if iterations < 1:
-        raise InputError("iterations", f"expected at least 1, found {iterations}.")
+    target = Target(epsilon=target_epsilon, delta=target_delta)
+    _check_iterations(iterations)
     mechanism = SubsampledGaussian(
         dataset_size=dataset_size,
         expected_batch_size=expected_batch_size,
@@ -65,7 +85,68 @@ def calibrate_noise_multiplier(
         sampling_prob=mechanism.sampling_prob,
         iterations=iterations,
     )
-    return _least_noise(mechanism, float(start), target_epsilon, target_delta)
+    unknown = Unknown(LEAST_NOISE, MOST_NOISE, is_whole=False)
+    noise = _last_that_meets(mechanism, "noise_multiplier", unknown, target, float(start))
+    if noise == LEAST_NOISE:
+        raise InputError(
+            "epsilon",
+            f"{target_epsilon:g} needs hardly any noise: at delta {target_delta:g} a noise "
+            f"multiplier of {LEAST_NOISE} meets it, and less is not tried; expected a smaller "
+            "epsilon or delta.",
+        )
+    return noise
+
+
+def calibrate_iterations(mechanism: SubsampledGaussian, target: Target) -> int:
+    """The most iterations that meet the target; those of `mechanism` are ignored.
+
+    Guarantee: `accounted(...).upper` is at most the target's epsilon; above it (or not to be had)
+    with one iteration more, or with 1e-4 of them more where there are over 10,000.
+
+    Raises:
+      InputError: A target that one iteration misses, or a billion meet.
+    """
+    unknown = Unknown(MOST_ITERATIONS, 1, is_whole=True)
+    tries = np.unique(np.round(np.geomspace(1, MOST_ITERATIONS, TRIES)))
+    start = _crossing(mechanism, target, tries, mechanism.sampling_prob, tries)
+    found = int(_last_that_meets(mechanism, "iterations", unknown, target, start))
+    if found == MOST_ITERATIONS:
+        raise InputError("epsilon", f"{target.epsilon:g} is met by {found:.0e} iterations or more.")
+    return found
+
+
+def calibrate_expected_batch_size(mechanism: SubsampledGaussian, target: Target) -> int:
+    """The largest expected batch that meets the target; that of `mechanism` is ignored.
+
+    At most the data set, or the mechanism's cap. The guarantee is that of `calibrate_iterations`.
+
+    Raises:
+      InputError: A target that a batch of one unit misses.
+    """
+    _check_iterations(mechanism.iterations)
+    most = mechanism.truncated_batch_size or mechanism.dataset_size
+    most = min(most, mechanism.dataset_size)
+    unknown = Unknown(most, 1, is_whole=True)
+    tries = np.unique(np.round(np.geomspace(1, most, TRIES)))
+    probs = tries / mechanism.dataset_size
+    start = _crossing(mechanism, target, tries, probs, mechanism.iterations)
+    return int(_last_that_meets(mechanism, "expected_batch_size", unknown, target, start))
+
+
+def calibrate_dataset_size(mechanism: SubsampledGaussian, target: Target) -> int:
+    """The smallest data set that meets the target; that of `mechanism` is ignored.
+
+    At least the expected batch. The guarantee is that of `calibrate_iterations`, with fewer units.
+
+    Raises:
+      InputError: A target that a data set of 1e15 units misses.
+    """
+    _check_iterations(mechanism.iterations)
+    least = mechanism.expected_batch_size
+    unknown = Unknown(least, LARGEST_DATASET, is_whole=True)
+    tries = np.unique(np.round(np.geomspace(least, LARGEST_DATASET, TRIES)))
+    start = _crossing(mechanism, target, tries, least / tries, mechanism.iterations)
+    return int(_last_that_meets(mechanism, "dataset_size", unknown, target, start))
 
 
 @dataclass(frozen=True)
@@ -86,94 +167,109 @@ def calibrate_noise_and_cap(
     microbatch_size: int,
 ) -> NoiseAndCap:
     """The default cap for a run, and the least noise multiplier that meets the target with it."""
-    calibrate = partial(
-        calibrate_noise_multiplier,
+    cap = default_truncated_batch_size(
+        Target(epsilon=target_epsilon, delta=target_delta),
+        dataset_size=dataset_size,
+        expected_batch_size=expected_batch_size,
+        iterations=iterations,
+        multiple=microbatch_size,
+    )
+    noise = calibrate_noise_multiplier(
         target_epsilon=target_epsilon,
         target_delta=target_delta,
         dataset_size=dataset_size,
         expected_batch_size=expected_batch_size,
         iterations=iterations,
+        truncated_batch_size=cap,
     )
-    uncapped = SubsampledGaussian(
-        dataset_size=dataset_size,
-        expected_batch_size=expected_batch_size,
-        iterations=iterations,
-        noise_multiplier=calibrate(),
-    )
-    cap = default_truncated_batch_size(uncapped, delta=target_delta, multiple=microbatch_size)
-    return NoiseAndCap(calibrate(truncated_batch_size=cap), cap)
+    return NoiseAndCap(noise, cap)
 
 
 def default_truncated_batch_size(
-    mechanism: SubsampledGaussian, *, delta: float, multiple: int
+    target: Target,
+    *,
+    dataset_size: int,
+    expected_batch_size: int,
+    iterations: int,
+    multiple: int,
 ) -> int:
-    """The least multiple of `multiple` whose cap raises epsilon by less than 0.1 %.
+    """The least multiple of `multiple` whose cap takes at most `CAP_SHARE` of delta.
+
+    No noise comes into it: what a cap takes is bounded by how rarely batches exceed it
+    (`certified/truncated.py`), for every epsilon up to the target's.
 
     Args:
-      mechanism: The mechanism; its own cap is ignored.
-      delta: In (0, 1).
+      target: What the run may spend; it must not spend more.
       multiple: The microbatch size: a padded batch is a whole number of microbatches.
     """
-    free = dataclasses.replace(mechanism, truncated_batch_size=None)
-    _, interval = settled_epsilon(free, delta=delta)
-    # Both sides of the comparison round alike, so that a coarser grid tells their ratio.
-    spent = partial(epsilon_on_grid, delta=delta, interval=min(COARSEST_INTERVAL, 16 * interval))
-    limit = (1 + CAP_EFFECT) * spent(free)
-    q, n = mechanism.sampling_prob, mechanism.dataset_size
-    # Where batches outgrow the cap with a probability far below delta over the whole run the
-    # cap cannot matter. Below that the accountant decides, and a higher cap never costs more.
-    harmless = math.ceil(binom.isf(1e-6 * delta / max(1, mechanism.iterations), n, q) / multiple)
-    biting = math.ceil(mechanism.expected_batch_size / multiple) - 1
-    harmless = max(harmless, biting + 1)
+    _check_iterations(iterations)
+    free = SubsampledGaussian(
+        dataset_size=dataset_size,
+        expected_batch_size=expected_batch_size,
+        iterations=iterations,
+        noise_multiplier=1.0,
+    )
+
+    def is_harmless(count: int) -> bool:
+        capped = dataclasses.replace(free, truncated_batch_size=count * multiple)
+        return slack(log_overflow_bound(capped), target.epsilon) <= CAP_SHARE * target.delta
+
+    biting = math.ceil(expected_batch_size / multiple) - 1
+    harmless = math.ceil(dataset_size / multiple)  # no batch exceeds the data set
     while harmless - biting > 1:
         middle = (harmless + biting) // 2
-        capped = dataclasses.replace(free, truncated_batch_size=middle * multiple)
-        if spent(capped) <= limit:
+        if is_harmless(middle):
             harmless = middle
         else:
             biting = middle
     return harmless * multiple
 
 
-def _least_noise(
-    mechanism: SubsampledGaussian, start: float, target_epsilon: float, target_delta: float
+Field = Literal["noise_multiplier", "iterations", "expected_batch_size", "dataset_size"]
+
+
+def _last_that_meets(
+    mechanism: SubsampledGaussian, field: Field, unknown: Unknown, target: Target, start: float
 ) -> float:
-    def at(sigma: float) -> SubsampledGaussian:
-        return dataclasses.replace(mechanism, noise_multiplier=sigma)
+    def at(value: float) -> SubsampledGaussian:
+        changes: dict[str, Any] = {field: int(value) if unknown.is_whole else value}
+        return dataclasses.replace(mechanism, **changes)
 
-    _, interval = settled_epsilon(at(start), delta=target_delta)
+    def spent(value: float) -> float:
+        try:
+            return accounted(at(value), delta=target.delta).upper
+        except NoCertifiedInterval:
+            return math.inf
 
-    @cache  # bracketing and root finding ask twice for the same ends
-    def excess(log_sigma: float) -> float:
-        spent = epsilon_on_grid(at(math.exp(log_sigma)), delta=target_delta, interval=interval)
-        return math.log(max(spent, 1e-300)) - math.log(target_epsilon)
-
-    low, high = _bracket(excess, math.log(start), target_epsilon)
-    sigma = _round_up(math.exp(brentq(excess, low, high, xtol=5e-5)))
-    while epsilon(at(sigma), delta=target_delta) > target_epsilon:
-        sigma = _round_up(sigma * (1 + 5e-5))
-    return sigma
-
-
-def _bracket(
-    excess: Callable[[float], float], middle: float, target_epsilon: float
-) -> tuple[float, float]:
-    """Two log noise multipliers around the root: steps that grow from 5 %."""
-    width = 0.05
-    low = high = middle
-    while excess(low) < 0:
-        low, width = low - width, 2 * width
-        if low < math.log(1e-2):
-            raise InputError("epsilon", f"{target_epsilon} needs no noise to speak of.")
-    width = 0.05
-    while excess(high) > 0:
-        high, width = high + width, 2 * width
-        if high > math.log(1e9):
-            raise InputError("epsilon", f"{target_epsilon} cannot be met by any noise.")
-    return low, high
+    try:
+        return last_that_meets(spent, unknown, target=target.epsilon, start=start)
+    except TargetOutOfReach as failure:
+        raise InputError(
+            "epsilon",
+            f"{target.epsilon:g} is out of reach: {field}={failure.value:g} spends "
+            f"{failure.epsilon:.4g} at delta {target.delta:g}, and that is the most private.",
+        ) from None
 
 
-def _round_up(value: float, digits: int = 6) -> float:
-    """`value` rounded up to significant digits, so that configs are readable."""
-    scale = 10.0 ** (digits - 1 - math.floor(math.log10(value)))
-    return math.ceil(value * scale) / scale
+def _crossing(
+    mechanism: SubsampledGaussian,
+    target: Target,
+    tries: Floats,
+    sampling_prob: Floats | float,
+    iterations: Floats | float,
+) -> float:
+    """The value among `tries` at which the surrogate's noise is nearest to the mechanism's."""
+    noise = surrogate_noise_multiplier(
+        target_epsilon=target.epsilon,
+        target_delta=target.delta,
+        sampling_prob=sampling_prob,
+        iterations=iterations,
+    )
+    order = np.argsort(noise, kind="stable")
+    wanted = math.log(mechanism.noise_multiplier)
+    return math.exp(np.interp(wanted, np.log(noise[order]), np.log(tries[order])))
+
+
+def _check_iterations(iterations: int) -> None:
+    if iterations < 1:
+        raise InputError("iterations", f"expected at least 1, found {iterations}.")

@@ -1,23 +1,35 @@
-"""Noise for a budget in closed form: good for searching, never for a claim.
+"""Noise for a budget, for thousands of settings at once: for searching, never for a claim.
 
-Two limits are known. Many steps come close to one Gaussian mechanism with parameter
-μ = q √(T (e^{1/σ²} − 1)) (central limit, Bu et al. 2020, arXiv 1911.11607): that gives a noise
-multiplier for many small contributions. And one step alone, amplified by sampling, needs the
-noise at which an unsampled Gaussian has epsilon ln(1 + (e^ε − 1)/q) at delta δ/q (Balle et al.
-2018, arXiv 1807.01647): that is what few participations cost. The surrogate is the root of the
-sum of their squares. On random settings (q 1e-4 to 0.1, T 2 to 2e4, epsilon 0.5 to 15) it lay
-0 to 26 % above the exact value, and further above where epsilon is larger still; it ignores the
-cap. Whatever is reported in the end is calibrated exactly.
+Delta of T steps is estimated in one of two ways, and the noise solved for.
+
+- **One participation.** Where records take part rarely, epsilon is mostly exceeded by one step
+  alone: delta is about T times that of one step at epsilon, which has a closed form (Balle et al.
+  2018, arXiv 1807.01647). The other steps help by a factor e^g: with λ the slope of one step's log
+  delta, g = T (E[e^{λℓ}; ℓ < ε/2] − Pr[ℓ < ε/2]) is how much they add to the loss ℓ's reach.
+- **Many participations.** Where g is above `FEW`, delta is the saddle-point approximation of the
+  inversion integral (`docs/accounting.md`), on a few dozen nodes of the noise.
+
+The cap on batches is ignored, and only the direction `remove` is looked at, which is the larger
+one almost always. Measured errors, on settings drawn at random (`analysis/calibration_errors.py`,
+and `docs/accounting.md`): half are within 0.1 % of the exact noise, nine of ten within 1 %, the
+worst was 3 % off.
 """
 
 import math
+from typing import Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
 from scipy.special import log_ndtr
 
+from dpscale.privacy.accounting.saddle_surrogate import Floats, Steps, saddle_noise_multiplier
 from dpscale.privacy.accounting.subsampled_gaussian import check_budget
+
+FEW: Final = 1.2
+"""Where the two estimates are about equally far off."""
+
+LEAST: Final = 1e-2
+"""What is answered where delta forgives that a record takes part at all."""
 
 
 def surrogate_noise_multiplier(
@@ -33,42 +45,71 @@ def surrogate_noise_multiplier(
       sampling_prob: q in (0, 1], any shape.
       iterations: T of at least 1, of a shape that broadcasts with it.
     """
+    check_budget(epsilon=target_epsilon, delta=target_delta)
     q, t = np.broadcast_arrays(
         np.asarray(sampling_prob, np.float64), np.asarray(iterations, np.float64)
     )
-    mu = gaussian_parameter(target_epsilon=target_epsilon, target_delta=target_delta)
-    many_steps = 1 / np.sqrt(np.log1p(mu**2 / (q**2 * t)))
-    distinct, place = np.unique(q, return_inverse=True)
-    one_step = np.array([_one_step(target_epsilon, target_delta, prob) for prob in distinct])
-    few_steps = np.where(t > 1, one_step[place].reshape(q.shape), 0.0)
-    return np.asarray(np.hypot(many_steps, few_steps), np.float64)
+    steps = Steps(q.ravel(), t.ravel(), target_epsilon, target_delta)
+    with np.errstate(all="ignore"):
+        noise = _one_participation(steps, growth=np.zeros(q.size))
+        growth = np.where(steps.iterations > 1, _growth(steps, noise), 0.0)
+        few = growth <= FEW
+        noise[few] = _one_participation(steps.some(few), growth[few])
+        many = ~few
+        if many.any():
+            start = np.maximum(_central_limit(steps.some(many)), noise[many])
+            noise[many] = saddle_noise_multiplier(steps.some(many), start)
+    return noise.reshape(q.shape)
 
 
-def _one_step(target_epsilon: float, target_delta: float, sampling_prob: float) -> float:
-    """The noise that one step alone needs; 0 where delta forgives being sampled at all."""
-    if target_delta >= sampling_prob:
-        return 0.0
-    return 1 / gaussian_parameter(
-        target_epsilon=math.log1p(math.expm1(target_epsilon) / sampling_prob),
-        target_delta=target_delta / sampling_prob,
+def _one_participation(steps: Steps, growth: Floats) -> Floats:
+    """The noise at which T e^g times one step's delta is the target's."""
+    share = steps.delta / (steps.sampling_prob * steps.iterations) * np.exp(-growth)
+    noise = np.full(share.shape, LEAST)
+    some = share < 1
+    amplified = steps.amplified_epsilon[some]
+    noise[some] = 1 / gaussian_parameter(target_epsilon=amplified, target_delta=share[some])
+    return np.asarray(np.maximum(noise, LEAST), np.float64)
+
+
+def _growth(steps: Steps, noise: Floats) -> Floats:
+    """g: how much the other steps add to the reach of the one."""
+    mu, epsilon = 1 / noise, steps.amplified_epsilon
+    above = log_ndtr(mu / 2 - epsilon / mu)
+    below = epsilon + log_ndtr(-mu / 2 - epsilon / mu)
+    amplification = math.exp(steps.epsilon) / (steps.sampling_prob + math.expm1(steps.epsilon))
+    slope = amplification / np.maximum(np.expm1(above - below), 1e-300)
+    step = steps.nodes(noise)
+    bulk = np.where(step.losses < steps.epsilon / 2, np.exp(step.log_weights + step.losses), 0.0)
+    gain = np.expm1(np.minimum(slope * step.losses, 300.0))
+    return np.asarray(steps.iterations * (gain * bulk).sum(axis=0), np.float64)
+
+
+def _central_limit(steps: Steps) -> Floats:
+    """The noise of one Gaussian mechanism with μ = q √(T (e^{1/σ²} − 1)) (arXiv 1911.11607)."""
+    mu = gaussian_parameter(
+        target_epsilon=np.array([steps.epsilon]), target_delta=np.array([steps.delta])
+    )
+    return np.asarray(
+        1 / np.sqrt(np.log1p(mu**2 / (steps.sampling_prob**2 * steps.iterations))), np.float64
     )
 
 
-def gaussian_parameter(*, target_epsilon: float, target_delta: float) -> float:
+def gaussian_parameter(*, target_epsilon: Floats, target_delta: Floats) -> Floats:
     """The μ whose Gaussian mechanism (sensitivity μ, unit noise) has exactly (epsilon, delta).
 
     δ(ε) = Φ(μ/2 − ε/μ) − e^ε Φ(−μ/2 − ε/μ)  (Balle and Wang 2018, arXiv 1805.06530, theorem 8).
 
-    >>> round(gaussian_parameter(target_epsilon=1.0, target_delta=1e-5), 4)
-    0.2681
+    >>> gaussian_parameter(target_epsilon=np.array([1.0]), target_delta=np.array([1e-5])).round(4)
+    array([0.2681])
     """
-    check_budget(epsilon=target_epsilon, delta=target_delta)
-
-    def excess(log_mu: float) -> float:
-        mu = math.exp(log_mu)
-        first = math.exp(log_ndtr(mu / 2 - target_epsilon / mu))
-        second = math.exp(target_epsilon + log_ndtr(-mu / 2 - target_epsilon / mu))
-        return first - second - target_delta
-
-    most = math.log(2 * math.sqrt(target_epsilon) + 80)  # δ is 1 to double precision there
-    return math.exp(brentq(excess, math.log(1e-12), most, xtol=1e-14))
+    low = np.full(target_epsilon.shape, math.log(1e-12))
+    high = np.log(2 * np.sqrt(target_epsilon) + 80)  # δ is 1 to double precision there
+    for _ in range(48):
+        middle = (low + high) / 2
+        mu = np.exp(middle)
+        first = np.exp(log_ndtr(mu / 2 - target_epsilon / mu))
+        second = np.exp(target_epsilon + log_ndtr(-mu / 2 - target_epsilon / mu))
+        enough = first - second > target_delta
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.asarray(np.exp(low), np.float64)
