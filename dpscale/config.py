@@ -175,7 +175,9 @@ class PrivateConfig:
     least multiple of the microbatch whose effect on epsilon is below 0.1 %. Neighbouring data
     sets differ by zero-out: the cap needs a public N.
     `insecure_key_seed` pins the secret keys, for tests: the receipt then says that there is
-    no guarantee.
+    no guarantee. `tuning_not_covered` says in your own words what was learned from the private
+    data before this run (a sweep, a law, a learning rate): the guarantee does not cover it, and
+    the receipt repeats it.
     """
 
     target_epsilon: float
@@ -185,6 +187,7 @@ class PrivateConfig:
     truncated_batch_size: int | None = None
     privacy_unit: PrivacyUnit = "sequence"
     insecure_key_seed: int | None = None
+    tuning_not_covered: str | None = None
 
     def __post_init__(self) -> None:
         _expect(self, "target_epsilon", self.target_epsilon > 0, "above 0")
@@ -314,6 +317,7 @@ UNESSENTIAL = (
     ("model", "rematerialize"),
     ("training", "checkpoint_every"),
     ("training", "keep_checkpoints"),
+    ("private", "tuning_not_covered"),
 )
 """Keys that may differ between two starts of one run: none changes what it computes."""
 
@@ -322,7 +326,8 @@ def essential(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a config's plain data without the keys in `UNESSENTIAL`."""
     copy: dict[str, Any] = json.loads(json.dumps(fields))
     for section, key in UNESSENTIAL:
-        copy[section].pop(key, None)  # a config written before the key existed lacks it
+        # A config written before the key existed lacks it, and a run has one purpose's section.
+        (copy[section] or {}).pop(key, None)
     return copy
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpscale.config import RunConfig
+from dpscale.config import RunConfig, essential
 from dpscale.errors import InputError
 from dpscale.schema import read_toml, to_toml, with_overrides
 
@@ -153,6 +153,23 @@ def test_run_id_tells_apart_what_changes_the_result(name: str, value: Any) -> No
 def test_run_id_does_not_change_from_one_version_to_the_next() -> None:
     # Recorded: a sweep begun before an upgrade must find its finished runs after it.
     assert build(law_fitting()).run_id == "law-w16-lr0.1-s0-1055cf8faa"
+
+
+def test_a_statement_about_tuning_changes_no_run() -> None:
+    # Catches: a run that cannot be resumed, or is run again, because its owner wrote a sentence.
+    said = build(private(tuning_not_covered="a sweep on the same text"))
+    silent = build(private())
+    assert said.run_id == silent.run_id
+    assert essential(said.to_dict()) == essential(silent.to_dict())
+    before = silent.to_dict()  # as a run wrote it before the key existed
+    del before["private"]["tuning_not_covered"]
+    assert essential(before) == essential(silent.to_dict())
+    assert build(before) == silent
+
+
+def test_run_id_of_a_private_run_does_not_change_from_one_version_to_the_next() -> None:
+    # Recorded before `tuning_not_covered` existed.
+    assert build(private()).run_id == "private-w16-lr0.1-s0-a35c4e14ca"
 
 
 def test_run_id_of_a_private_run_tells_targets_apart() -> None:

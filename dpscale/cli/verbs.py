@@ -28,6 +28,12 @@ VERBS = {
     "recommend": Verb("dpscale.cli.recommend", "choose model, batch and iterations for a budget"),
     "account": Verb("dpscale.cli.account", "from noise to epsilon"),
     "calibrate": Verb("dpscale.cli.calibrate", "from epsilon to noise"),
+    "receipt": Verb(
+        "dpscale.cli.receipt", "show what a private run guarantees, and check that it adds up"
+    ),
+    "synergy": Verb(
+        "dpscale.cli.synergy", "what doubling epsilon, batch or data does to the noise"
+    ),
     "bench": Verb("dpscale.cli.bench", "measure what clipping and the private step cost here"),
     "generate": Verb("dpscale.cli.generate", "continue a prompt with a trained model"),
 }

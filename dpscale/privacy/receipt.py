@@ -1,14 +1,17 @@
 """`receipt.json`: what a private run did, what that is worth, and what it does not cover. No JAX.
 
 A receipt states only what was done: a run that stopped early accounts for the steps it took.
-It holds no key.
+It holds no key. `receipt.schema.json` describes its fields, and `receipt_check` reads it back.
 """
 
+import contextlib
 import importlib.metadata
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dpscale.privacy.accounting.pld import ACCOUNTANT, epsilon
+from dpscale.errors import DpscaleError
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
 from dpscale.privacy.keys import (
     NOISE_GENERATOR,
@@ -17,25 +20,43 @@ from dpscale.privacy.keys import (
     SAMPLING_KEY_BITS,
 )
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from dpscale.privacy.accounting.accountant import Accounted
 
+FORMAT_VERSION = 2
+
+NORM_GUARANTEE = (
+    "The norm of a unit's contribution to the sum is at most its bound (l2_clip_norm, or 1 where "
+    "it is rescaled to unit norm) times 1 + norm_margin, and the noise is scaled by that. "
+    "Per-example gradients and their norms are float32, and every contraction behind them asks "
+    "for the highest precision; the margin is for their round-off."
+)
 ASSUMPTIONS = (
     "The sampling and noise keys stay secret.",
     "The noise is floating-point Gaussian noise from a counter-based generator, accounted for "
     "as if it were exact and truly random.",
+    "Each noise value is made of 64 random bits (Box-Muller) and never exceeds 7.54 standard "
+    "deviations, which a Gaussian one does with probability 4.7e-14; it is accounted for as if it "
+    "did.",
     "Zero-out neighbours: the number of units N is public.",
     "One record is one privacy unit: a person or document that stands in k units is "
     "protected as a group of k.",
 )
 NOT_COVERED = (
     "Choices made by looking at the private data before this run: a sweep or a law fitted on "
-    "it, tuned learning rates, repeated private runs.",
+    "it, tuned learning rates, repeated private runs (see `tuning_not_covered`).",
     "Files of this run that hold statistics without noise: metrics.jsonl (keys named "
     "not_private there), status.json, result.json, and the counts in this receipt's "
     "`not_private`.",
     "The held-out evaluation units.",
     "The tokenizer, where it was trained on the private text.",
 )
+NOTHING_DECLARED = (
+    "Nothing was declared (private.tuning_not_covered in the run's config): whether anything was "
+    "tuned on the private data before this run is not known."
+)
+GUARANTEE = "(epsilon, delta)-DP for one unit"
+NO_EPSILON = "none: no accountant has an epsilon for this mechanism"
 SEED_KNOWN = "seed known: no guarantee"
 
 
@@ -43,7 +64,9 @@ SEED_KNOWN = "seed known: no guarantee"
 class ReceiptFacts:
     """What a run knows about itself when it writes its receipt.
 
-    `accounted.iterations` is the number of steps taken.
+    `accounted.iterations` is the number of steps taken. `tuning_not_covered` is the user's own
+    statement, None where there is none; `versions` by package, and `commit` of the source, None
+    where it is not known.
     """
 
     accounted: SubsampledGaussian
@@ -61,17 +84,19 @@ class ReceiptFacts:
     run_id: str
     config_hash: str
     data_hash: str
+    tuning_not_covered: str | None
+    versions: Mapping[str, str]
+    commit: str | None
 
 
 def make_receipt(facts: ReceiptFacts) -> dict[str, Any]:
-    """The receipt of a private run, as plain data."""
+    """The receipt of a private run, as plain data: what `receipt.schema.json` describes."""
     run = facts.accounted
-    spent = epsilon(run, delta=facts.target_delta)
+    spent = consequences(run, delta=facts.target_delta)
     return {
         "format_version": FORMAT_VERSION,
         "run_id": facts.run_id,
-        "guarantee": SEED_KNOWN if facts.is_seed_known else "(epsilon, delta)-DP for one unit",
-        "epsilon": spent,
+        "guarantee": _guarantee(spent, is_seed_known=facts.is_seed_known),
         "delta": facts.target_delta,
         "target_epsilon": facts.target_epsilon,
         "privacy_unit": facts.privacy_unit,
@@ -80,28 +105,69 @@ def make_receipt(facts: ReceiptFacts) -> dict[str, Any]:
         "dataset_size": run.dataset_size,
         "expected_batch_size": run.expected_batch_size,
         "truncated_batch_size": run.truncated_batch_size,
-        "sampling_prob": run.sampling_prob,
         "iterations": run.iterations,
         "planned_iterations": facts.planned_iterations,
         "noise_multiplier": run.noise_multiplier,
-        "noise_batch_ratio": run.noise_multiplier / run.expected_batch_size,
+        **spent,
         "l2_clip_norm": facts.l2_clip_norm,
         "rescale_to_unit_norm": facts.rescale_to_unit_norm,
         "normalizer": "expected_batch_size",
         "norm_margin": facts.norm_margin,
-        "event": repr(run.event()),
-        "accountant": f"{ACCOUNTANT} {importlib.metadata.version('dp-accounting')}",
+        "norm_guarantee": NORM_GUARANTEE,
         "keys": {
             "source": "pinned seed" if facts.is_seed_known else "operating system entropy",
             "noise": {"generator": NOISE_GENERATOR, "bits": NOISE_KEY_BITS},
             "sampling": {"generator": SAMPLING_GENERATOR, "bits": SAMPLING_KEY_BITS},
         },
+        "assumptions": list(ASSUMPTIONS),
+        "not_covered": list(NOT_COVERED),
+        "tuning_not_covered": facts.tuning_not_covered or NOTHING_DECLARED,
         "not_private": {
             "num_truncated_batches": facts.num_truncated_batches,
             "num_truncated_examples": facts.num_truncated_examples,
         },
-        "assumptions": list(ASSUMPTIONS),
-        "not_covered": list(NOT_COVERED),
         "config_hash": facts.config_hash,
         "data_hash": facts.data_hash,
+        "versions": dict(facts.versions),
+        "commit": facts.commit,
     }
+
+
+def consequences(mechanism: SubsampledGaussian, *, delta: float) -> dict[str, Any]:
+    """The fields that follow from the mechanism and delta: what a check computes again.
+
+    Epsilon is certified where it can be, dp_accounting's otherwise, and None where neither has
+    an answer: a run that has ended keeps its receipt.
+    """
+    spent = _spent(mechanism, delta=delta)
+    upper = spent.upper if math.isfinite(spent.upper) else None
+    return {
+        "epsilon": upper,
+        "epsilon_lower": spent.lower,
+        "epsilon_upper": upper,
+        "is_certified": spent.is_certified,
+        "accountant": spent.accountant,
+        "sampling_prob": mechanism.sampling_prob,
+        "noise_batch_ratio": mechanism.noise_multiplier / mechanism.expected_batch_size,
+        "event": repr(mechanism.event()),
+    }
+
+
+def _guarantee(spent: Mapping[str, Any], *, is_seed_known: bool) -> str:
+    if is_seed_known:
+        return SEED_KNOWN
+    return NO_EPSILON if spent["epsilon"] is None else GUARANTEE
+
+
+def _spent(mechanism: SubsampledGaussian, *, delta: float) -> "Accounted":
+    # SciPy takes a second to import, and runs that fit a law do without it.
+    from dpscale.privacy.accounting import accountant, pld
+
+    with contextlib.suppress(DpscaleError):
+        return accountant.accounted(mechanism, delta=delta)
+    with contextlib.suppress(DpscaleError):
+        upper = pld.epsilon(mechanism, delta=delta)
+        version = importlib.metadata.version("dp-accounting")
+        name = f"{pld.ACCOUNTANT} (dp-accounting {version})"
+        return accountant.Accounted(None, upper, name, is_certified=False)
+    return accountant.Accounted(None, math.inf, "none", is_certified=False)

@@ -63,6 +63,9 @@ def _receipt(
         run_id=run.run_id,
         config_hash=run.config_hash,
         data_hash=manifest.data_hash,
+        tuning_not_covered=private.tuning_not_covered,
+        versions=provenance.versions(),
+        commit=provenance.commit(),
     )
     return make_receipt(facts)
 

@@ -2,20 +2,37 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
+from scipy.stats import norm
 
+from dpscale.privacy.accounting import accountant
+from dpscale.privacy.accounting.accountant import accounted
+from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
+from dpscale.privacy.accounting.certified.interval import epsilon_interval
 from dpscale.privacy.accounting.pld import epsilon
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
-from dpscale.privacy.receipt import SEED_KNOWN, ReceiptFacts, make_receipt
+from dpscale.privacy.noise import LARGEST_NOISE
+from dpscale.privacy.receipt import (
+    GUARANTEE,
+    NO_EPSILON,
+    NOTHING_DECLARED,
+    SEED_KNOWN,
+    ReceiptFacts,
+    make_receipt,
+)
+from dpscale.privacy.receipt_check import mismatches, violations
 
 ACCOUNTED = SubsampledGaussian(
     dataset_size=2000,
     expected_batch_size=20,
     iterations=7,
     noise_multiplier=0.7,
-    truncated_batch_size=40,
+    truncated_batch_size=100,
 )
+CUT = dataclasses.replace(ACCOUNTED, truncated_batch_size=40)
+"""Its cap bites too often for a certified interval."""
 FACTS = ReceiptFacts(
     accounted=ACCOUNTED,
     planned_iterations=50,
@@ -32,14 +49,20 @@ FACTS = ReceiptFacts(
     run_id="a-run",
     config_hash="c" * 64,
     data_hash="d" * 64,
+    tuning_not_covered=None,
+    versions={"dpscale": "0.1.0", "jax": "0.10.2"},
+    commit=None,
 )
 
 
 def test_epsilon_is_that_of_the_steps_taken() -> None:
     # Catches: the target, or the planned iterations, in the place of what was spent.
     receipt = make_receipt(FACTS)
-    assert receipt["epsilon"] == epsilon(ACCOUNTED, delta=1e-5)
-    whole = epsilon(dataclasses.replace(ACCOUNTED, iterations=50), delta=1e-5)
+    interval = epsilon_interval(ACCOUNTED, delta=1e-5)
+    assert (receipt["epsilon_lower"], receipt["epsilon_upper"]) == (interval.lower, interval.upper)
+    assert receipt["epsilon"] == interval.upper  # the claim is the safe end
+    assert receipt["is_certified"]
+    whole = accounted(dataclasses.replace(ACCOUNTED, iterations=50), delta=1e-5).upper
     assert 0 < receipt["epsilon"] < whole
     assert (receipt["iterations"], receipt["planned_iterations"]) == (7, 50)
     assert receipt["delta"] == 1e-5
@@ -47,7 +70,41 @@ def test_epsilon_is_that_of_the_steps_taken() -> None:
 
 def test_no_step_taken_nothing_spent() -> None:
     nothing = dataclasses.replace(ACCOUNTED, iterations=0)
-    assert make_receipt(dataclasses.replace(FACTS, accounted=nothing))["epsilon"] == 0.0
+    receipt = make_receipt(dataclasses.replace(FACTS, accounted=nothing))
+    assert receipt["epsilon"] == 0.0
+    assert mismatches(receipt) == []
+
+
+def test_where_a_cap_bites_the_estimate_says_that_it_is_one() -> None:
+    # Catches: dp_accounting's number with the word "certified" beside it.
+    receipt = make_receipt(dataclasses.replace(FACTS, accounted=CUT))
+    assert receipt["epsilon"] == epsilon(CUT, delta=1e-5)
+    assert (receipt["epsilon_lower"], receipt["is_certified"]) == (None, False)
+    assert "dp_accounting" in receipt["accountant"]
+    assert mismatches(receipt) == []
+
+
+def test_a_run_that_has_ended_gets_a_receipt_whatever_the_accountants_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Catches: a finished run that fails, or that claims a number which nobody computed.
+    def fails(*_: object, **__: object) -> float:
+        raise NoCertifiedInterval("no")
+
+    uncapped = dataclasses.replace(ACCOUNTED, truncated_batch_size=None)
+    facts = dataclasses.replace(FACTS, accounted=uncapped)
+    monkeypatch.setattr(accountant, "epsilon_interval", fails)
+    receipt = make_receipt(facts)
+    assert receipt["epsilon"] == epsilon(uncapped, delta=1e-5)
+    assert (receipt["epsilon_lower"], receipt["is_certified"]) == (None, False)
+    assert receipt["guarantee"] == GUARANTEE
+
+    monkeypatch.setattr("dpscale.privacy.accounting.pld.epsilon", fails)
+    receipt = json.loads(json.dumps(make_receipt(facts), allow_nan=False))
+    assert receipt["epsilon"] is receipt["epsilon_upper"] is None
+    assert receipt["guarantee"] == NO_EPSILON
+    assert violations(receipt) == []
+    assert make_receipt(dataclasses.replace(facts, is_seed_known=True))["guarantee"] == SEED_KNOWN
 
 
 def test_a_known_seed_is_no_guarantee() -> None:
@@ -62,7 +119,7 @@ def test_a_known_seed_is_no_guarantee() -> None:
 
 def test_another_can_recompute_epsilon_from_the_receipt_alone() -> None:
     # Catches: a number that the accountant used and the receipt does not name, the cap for one.
-    receipt = json.loads(json.dumps(make_receipt(FACTS)))
+    receipt = json.loads(json.dumps(make_receipt(dataclasses.replace(FACTS, accounted=CUT))))
     names = [field.name for field in dataclasses.fields(SubsampledGaussian)]
     again = SubsampledGaussian(**{name: receipt[name] for name in names})
     assert epsilon(again, delta=receipt["delta"]) == receipt["epsilon"]
@@ -78,3 +135,19 @@ def test_it_names_what_it_does_not_cover() -> None:
         assert word in text
     assert receipt["norm_margin"] == 1e-5
     assert receipt["not_private"] == {"num_truncated_batches": 1, "num_truncated_examples": 2}
+
+
+def test_it_repeats_what_the_user_says_about_tuning() -> None:
+    # Catches: silence read as "nothing was tuned".
+    said = dataclasses.replace(FACTS, tuning_not_covered="a sweep on the same speeches")
+    assert make_receipt(said)["tuning_not_covered"] == "a sweep on the same speeches"
+    assert make_receipt(FACTS)["tuning_not_covered"] == NOTHING_DECLARED
+    assert "not known" in NOTHING_DECLARED
+
+
+def test_the_noise_is_described_as_it_is_made() -> None:
+    # Catches: a receipt that still describes an earlier generator of noise.
+    (sentence,) = (line for line in make_receipt(FACTS)["assumptions"] if "Box-Muller" in line)
+    beyond = 2 * norm.sf(LARGEST_NOISE)
+    assert f"exceeds {math.ceil(100 * LARGEST_NOISE) / 100} standard deviations" in sentence
+    assert f"probability {beyond:.2g};" in sentence
