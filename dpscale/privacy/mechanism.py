@@ -153,7 +153,11 @@ def build_private_mechanism(
         range.
     """
     # SciPy takes a second to import, and runs that fit a law do without it.
-    from dpscale.privacy.accounting.calibration import Target, default_truncated_batch_size
+    from dpscale.privacy.accounting.calibration import (
+        Target,
+        default_truncated_batch_size,
+        with_calibrated_noise,
+    )
 
     if private.expected_batch_size > dataset_size:
         raise InputError(
@@ -178,7 +182,7 @@ def build_private_mechanism(
         )
     run = dataclasses.replace(run, truncated_batch_size=cap)
     if sigma is None:
-        run = _with_calibrated_noise(run, target)
+        run = with_calibrated_noise(run, target)
     else:
         _check_target(run, target)
     return PrivateMechanism(
@@ -189,29 +193,17 @@ def build_private_mechanism(
 
 
 def _check_target(run: SubsampledGaussian, target: "Target") -> None:
+    from dpscale.privacy.accounting.calibration import with_calibrated_noise
+
     spent = _spent(run, target.delta)
     if spent > target.epsilon:
-        enough = _with_calibrated_noise(run, target).noise_multiplier
+        enough = with_calibrated_noise(run, target).noise_multiplier
         raise PrivacyRefusal(
             "private.noise_multiplier",
             f"{run.noise_multiplier} spends epsilon={spent:.4g} at delta={target.delta:.3g}, above "
             f"target_epsilon={target.epsilon:g}; {enough:.6g} would meet it (or leave it out to "
             "have it calibrated).",
         )
-
-
-def _with_calibrated_noise(run: SubsampledGaussian, target: "Target") -> SubsampledGaussian:
-    from dpscale.privacy.accounting.calibration import calibrate_noise_multiplier
-
-    sigma = calibrate_noise_multiplier(
-        target_epsilon=target.epsilon,
-        target_delta=target.delta,
-        dataset_size=run.dataset_size,
-        expected_batch_size=run.expected_batch_size,
-        iterations=run.iterations,
-        truncated_batch_size=run.truncated_batch_size,
-    )
-    return dataclasses.replace(run, noise_multiplier=sigma)
 
 
 def _spent(run: SubsampledGaussian, delta: float) -> float:

@@ -69,8 +69,6 @@ def calibrate_noise_multiplier(
     Raises:
       InputError: A number out of range, or a target that no noise, or hardly any, meets.
     """
-    target = Target(epsilon=target_epsilon, delta=target_delta)
-    _check_iterations(iterations)
     mechanism = SubsampledGaussian(
         dataset_size=dataset_size,
         expected_batch_size=expected_batch_size,
@@ -79,22 +77,29 @@ def calibrate_noise_multiplier(
         truncated_batch_size=truncated_batch_size,
         neighboring_relation=neighboring_relation,
     )
+    target = Target(epsilon=target_epsilon, delta=target_delta)
+    return with_calibrated_noise(mechanism, target).noise_multiplier
+
+
+def with_calibrated_noise(mechanism: SubsampledGaussian, target: Target) -> SubsampledGaussian:
+    """The mechanism with the least noise that meets the target: `calibrate_noise_multiplier`."""
+    _check_iterations(mechanism.iterations)
     start = surrogate_noise_multiplier(
-        target_epsilon=target_epsilon,
-        target_delta=target_delta,
+        target_epsilon=target.epsilon,
+        target_delta=target.delta,
         sampling_prob=mechanism.sampling_prob,
-        iterations=iterations,
+        iterations=mechanism.iterations,
     )
     unknown = Unknown(LEAST_NOISE, MOST_NOISE, is_whole=False)
     noise = _last_that_meets(mechanism, "noise_multiplier", unknown, target, float(start))
     if noise == LEAST_NOISE:
         raise InputError(
             "epsilon",
-            f"{target_epsilon:g} needs hardly any noise: at delta {target_delta:g} a noise "
+            f"{target.epsilon:g} needs hardly any noise: at delta {target.delta:g} a noise "
             f"multiplier of {LEAST_NOISE} meets it, and less is not tried; expected a smaller "
             "epsilon or delta.",
         )
-    return noise
+    return dataclasses.replace(mechanism, noise_multiplier=noise)
 
 
 def calibrate_iterations(mechanism: SubsampledGaussian, target: Target) -> int:

@@ -46,7 +46,9 @@ class Unknown:
     def at(self, place: float) -> float:
         """The admissible number at a place: the logarithm, turned so that epsilon falls."""
         low, high = sorted((self.least_private, self.most_private))
-        log_value = min(max(self.sign * place, math.log(low)), math.log(high))
+        log_value = self.sign * place
+        if not math.log(low) < log_value < math.log(high):
+            return low if log_value <= math.log(low) else high
         value = math.exp(log_value)
         value = float(round(value)) if self.is_whole else float(f"{value:.{DIGITS}g}")
         return min(max(value, low), high)
