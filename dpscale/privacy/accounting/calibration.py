@@ -249,10 +249,13 @@ def _last_that_meets(
     try:
         return last_that_meets(spent, unknown, target=target.epsilon, start=start)
     except TargetOutOfReach as failure:
+        spends = f"spends {failure.epsilon:.4g}"
+        if math.isinf(failure.epsilon):
+            spends = "has no certified epsilon"
         raise InputError(
             "epsilon",
-            f"{target.epsilon:g} is out of reach: {field}={failure.value:g} spends "
-            f"{failure.epsilon:.4g} at delta {target.delta:g}, and that is the most private.",
+            f"{target.epsilon:g} is out of reach: {field}={failure.value:g}, the most private, "
+            f"{spends} at delta {target.delta:g}.",
         ) from None
 
 
