@@ -40,11 +40,6 @@ def test_a_cap_needs_more_noise(capsys: pytest.CaptureFixture[str]) -> None:
     assert capped["noise_multiplier"] > 1.05 * free
 
 
-def test_people_get_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["account", "--noise-multiplier", "3", "--delta", "1e-6", *RUN]) == ExitCode.OK
-    assert capsys.readouterr().out == "epsilon 3.7698 at delta 1e-06 (zero-out neighbours)\n"
-
-
 @pytest.mark.parametrize(
     ("arguments", "place"),
     [

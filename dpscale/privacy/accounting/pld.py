@@ -7,12 +7,15 @@ refined until epsilon has settled.
 """
 
 import math
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from dpscale.errors import InputError
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
+
+if TYPE_CHECKING:
+    from dp_accounting.pld import pld_privacy_accountant
 
 ACCOUNTANT: Final = "dp_accounting PLDAccountant"
 SETTLED: Final = 1e-3
@@ -58,6 +61,13 @@ def settled_epsilon(mechanism: SubsampledGaussian, *, delta: float) -> tuple[flo
 
 def epsilon_on_grid(mechanism: SubsampledGaussian, *, delta: float, interval: float) -> float:
     """Epsilon with a given grid interval (in units of privacy loss)."""
+    return float(composed_on_grid(mechanism, interval=interval).get_epsilon(delta))
+
+
+def composed_on_grid(
+    mechanism: SubsampledGaussian, *, interval: float
+) -> "pld_privacy_accountant.PLDAccountant":
+    """dp_accounting's accountant, with the mechanism composed on a grid of that interval."""
     import dp_accounting
     from dp_accounting.pld import pld_privacy_accountant
 
@@ -72,7 +82,7 @@ def epsilon_on_grid(mechanism: SubsampledGaussian, *, delta: float, interval: fl
     # by overflow; dp_accounting passes over those that are not finite.
     with np.errstate(over="ignore"):
         accountant.compose(mechanism.event())
-    return float(accountant.get_epsilon(delta))
+    return accountant
 
 
 def finest_bearable_interval(mechanism: SubsampledGaussian) -> float:
