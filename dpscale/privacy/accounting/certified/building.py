@@ -87,6 +87,8 @@ def invert(runs: Runs, order: float, aim: Aim) -> Inversion:
     Raises:
       NoCertifiedInterval: Within the promised work the errors cannot be made small.
     """
+    if not aim.half_width > 0:
+        raise NoCertifiedInterval("there is no loss to smooth.")
     negligible = 10 * aim.precision * math.exp(log_share(runs, order, aim))
     kernel = kernel_for(aim.half_width, beyond=negligible)
     period = _period(runs, order, kernel, aim)

@@ -41,7 +41,7 @@ FINE: Final = (1e-3, 1e-5)
 AT_ZERO: Final = (0.5, 1e-4)
 """The same for the inversion that asks whether epsilon is 0."""
 
-WIDENINGS: Final = (1.0, 2.5, 5.0, 25.0, 100.0)
+WIDENINGS: Final = (1.0, 2.5, 4.0, 6.0, 25.0, 100.0)
 """Factors on the half-width that are tried in turn. Where epsilon is tiny all are harmless."""
 
 MOST_PLACES: Final = 25

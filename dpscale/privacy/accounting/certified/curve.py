@@ -32,6 +32,8 @@ def direction_delta(
       NoCertifiedInterval: No inversion within the promised work is accurate enough, or delta is
         below 1e-250.
     """
+    if epsilon >= step.largest_loss * iterations * (1 + 1e-12):
+        return 0.0, 0.0
     delta, place = start, Place(epsilon, split=False)
     for _ in range(8):
         composed = Composed(step, iterations, delta)
@@ -39,14 +41,18 @@ def direction_delta(
         found, place = inversion.delta_estimate(epsilon), Place(epsilon, split)
         if not found > LEAST_DELTA:
             # All that is certain is the upper bound, mostly from what lies outside the span.
-            return 0.0, inversion.delta_upper(epsilon)
+            return _in_order(0.0, inversion.delta_upper(epsilon))
         if abs(math.log(found / delta)) < 1:
             break
         delta = min(found, 0.5)
     scale = max(epsilon, SMALLEST_SHARE * composed.spread)
     width_share = min(WIDTH / (inversion.order * scale), 0.1)
     fine, _ = inverted(composed, place, width_share, FINE[1])
-    lower, upper = fine.delta_lower(epsilon), fine.delta_upper(epsilon)
-    if not lower <= upper:
-        raise NoCertifiedInterval("the bounds on delta are out of order.")
+    return _in_order(fine.delta_lower(epsilon), fine.delta_upper(epsilon))
+
+
+def _in_order(lower: float, upper: float) -> tuple[float, float]:
+    """Both bounds, if they are numbers that can both be true."""
+    if not 0 <= lower <= upper:
+        raise NoCertifiedInterval(f"the bounds on delta, {lower} and {upper}, cannot both hold.")
     return lower, min(upper, 1.0)

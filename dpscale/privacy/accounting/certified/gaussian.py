@@ -27,6 +27,11 @@ RELATIVE_ERROR: Final = 1e-11
 """Of the deltas below. Assumed of SciPy's functions, and tested against 40 digits."""
 
 
+def relative_error(mu: float) -> float:
+    """Of the deltas below: for large μ also the round-off of x, a few u·μ, times x ≤ 38."""
+    return RELATIVE_ERROR + 2e-14 * mu
+
+
 def gaussian_delta(epsilon: float, mu: float) -> float:
     """Delta of one Gaussian mechanism with sensitivity `mu` and unit noise, for epsilon ≥ 0."""
     low, high = epsilon / mu - mu / 2, epsilon / mu + mu / 2
@@ -45,9 +50,10 @@ def step_delta(epsilon: float, sampling_prob: float, noise_multiplier: float) ->
     """Delta of one subsampled step, the larger of both directions, for epsilon ≥ 0."""
     q, mu = sampling_prob, 1 / noise_multiplier
     removed = q * gaussian_delta(_amplified(epsilon, q), mu)
-    unsampled = -math.expm1(epsilon + math.log1p(-q)) if q < 1 else 1.0
-    if unsampled <= 0:
+    log_rest = epsilon + math.log1p(-q) if q < 1 else -math.inf
+    if log_rest >= 0:
         return removed
+    unsampled = -math.expm1(log_rest)
     inner = -math.log1p(math.expm1(-epsilon) / q)
     return max(removed, unsampled * gaussian_delta(inner, mu))
 
@@ -60,9 +66,11 @@ def _amplified(epsilon: float, sampling_prob: float) -> float:
     return math.log1p(math.expm1(epsilon) / sampling_prob)
 
 
-def bracketed_epsilon(delta_at: Callable[[float], float], delta: float) -> tuple[float, float]:
-    """An interval on epsilon, for a decreasing `delta_at` that is right to `RELATIVE_ERROR`."""
-    if delta_at(0.0) * (1 + RELATIVE_ERROR) <= delta:
+def bracketed_epsilon(
+    delta_at: Callable[[float], float], delta: float, error: float
+) -> tuple[float, float]:
+    """An interval on epsilon, for a decreasing `delta_at` that is right to a relative `error`."""
+    if delta_at(0.0) * (1 + error) <= delta:
         return 0.0, 0.0
     high = 1e-12
     while delta_at(high) > delta:
@@ -74,9 +82,9 @@ def bracketed_epsilon(delta_at: Callable[[float], float], delta: float) -> tuple
     root = brentq(excess, 0.0, high, xtol=1e-16 * high, rtol=1e-14) if excess(0.0) > 0 else 0.0
     upper = lower = root
     margin = 1e-14 * high
-    while delta_at(upper) * (1 + RELATIVE_ERROR) > delta:
+    while delta_at(upper) * (1 + error) > delta:
         upper, margin = root + margin, 2 * margin
     margin = 1e-14 * high
-    while lower > 0 and delta_at(lower) * (1 - RELATIVE_ERROR) < delta:
+    while lower > 0 and delta_at(lower) * (1 - error) < delta:
         lower, margin = max(0.0, root - margin), 2 * margin
     return lower, upper

@@ -16,12 +16,12 @@ import numpy as np
 
 from dpscale.errors import InputError
 from dpscale.privacy.accounting.certified.composition import Composed, direction_interval
-from dpscale.privacy.accounting.certified.curve import direction_delta
+from dpscale.privacy.accounting.certified.curve import LEAST_DELTA, direction_delta
 from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.gaussian import (
-    RELATIVE_ERROR,
     bracketed_epsilon,
     gaussian_delta,
+    relative_error,
     step_delta,
 )
 from dpscale.privacy.accounting.certified.loss import Direction, StepLoss
@@ -121,7 +121,8 @@ def _uncut_delta(mechanism: SubsampledGaussian, epsilon: float) -> tuple[float, 
     if q == 1 or iterations == 1:
         mu = math.sqrt(iterations) / sigma
         delta = gaussian_delta(epsilon, mu) if q == 1 else step_delta(epsilon, q, sigma)
-        return delta * (1 - RELATIVE_ERROR), delta * (1 + RELATIVE_ERROR)
+        error = relative_error(mu)
+        return delta * (1 - error), min(delta * (1 + error), 1.0)
     lower, upper, start = 0.0, 0.0, 1e-9
     try:
         with np.errstate(over="ignore", under="ignore"):
@@ -170,21 +171,33 @@ def untruncated_interval(
         f"no certified epsilon for sampling_prob {sampling_prob:.6g}, noise_multiplier "
         f"{noise_multiplier:.6g}, iterations {iterations}, delta {delta:.6g}"
     )
-    if sampling_prob == 1:
-        mu = math.sqrt(iterations) / noise_multiplier
-        return EpsilonInterval(*bracketed_epsilon(lambda at: gaussian_delta(at, mu), delta))
-    if iterations == 1:
-        return EpsilonInterval(
-            *bracketed_epsilon(lambda at: step_delta(at, sampling_prob, noise_multiplier), delta)
-        )
+    if delta < LEAST_DELTA:
+        raise NoCertifiedInterval(f"{setting}: expected a delta of at least {LEAST_DELTA}.")
+    if sampling_prob == 1 or iterations == 1:
+        return _closed_interval(sampling_prob, noise_multiplier, iterations, delta)
     try:
         interval = _composed_interval(sampling_prob, noise_multiplier, iterations, delta)
     except NoCertifiedInterval as failure:
         raise NoCertifiedInterval(f"{setting}: {failure}") from None
-    if interval.width > max(WIDEST_SHARE * interval.upper, WIDEST):
+    # Not `width > ...`, which a number that is none would pass.
+    if not 0 <= interval.width <= max(WIDEST_SHARE * interval.upper, WIDEST):
         ends = f"[{interval.lower:.6g}, {interval.upper:.6g}]"
         raise NoCertifiedInterval(f"{setting}: the interval {ends} is wider than promised.")
     return interval
+
+
+def _closed_interval(
+    sampling_prob: float, noise_multiplier: float, iterations: int, delta: float
+) -> EpsilonInterval:
+    """The interval where delta has a closed form: full batches, or one step."""
+    mu = math.sqrt(iterations) / noise_multiplier
+
+    def delta_at(epsilon: float) -> float:
+        if sampling_prob == 1:
+            return gaussian_delta(epsilon, mu)
+        return step_delta(epsilon, sampling_prob, noise_multiplier)
+
+    return EpsilonInterval(*bracketed_epsilon(delta_at, delta, relative_error(mu)))
 
 
 def _composed_interval(

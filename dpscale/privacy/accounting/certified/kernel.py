@@ -41,9 +41,10 @@ class Kernel:
     def drift(self) -> float:
         """C, at least log E e^{−U}: that with its round-off, or Hoeffding's bound if less.
 
-        A larger c than that keeps both bounds true: E V is then below 1.
+        A larger c than that keeps both bounds true: E V is then below 1, and delta falls in V.
+        The logarithms of two numbers below e^40 lose less than 2e-14 together.
         """
-        return min(self.log_moment(-1.0) + 1e-14, self.half_width**2 / 2)
+        return min(self.log_moment(-1.0) + 5e-14, self.half_width**2 / 2)
 
     @property
     def shift(self) -> float:

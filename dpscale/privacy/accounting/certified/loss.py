@@ -65,6 +65,13 @@ class StepLoss:
         """The loss is sign · log w."""
         return 1 if self.removes else -1
 
+    @property
+    def largest_loss(self) -> float:
+        """Infinite for `remove`; −log(1 − q), never reached, for `add`."""
+        if self.removes or self.sampling_prob == 1:
+            return math.inf
+        return -math.log1p(-self.sampling_prob)
+
     def exponent(self, x: Floats) -> Floats:
         """y, the log-likelihood ratio of a participation against none."""
         return (2 * self.sign * x - 1) / (2 * self.noise_multiplier**2)

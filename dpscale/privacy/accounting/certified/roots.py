@@ -34,7 +34,10 @@ def _root(delta_at: Callable[[float], float], delta: float, start: float, order:
     """Where a decreasing function of epsilon passes `delta`, near `start`."""
 
     def excess(epsilon: float) -> float:
-        return math.log(max(delta_at(epsilon), 1e-320)) - math.log(delta)
+        value = delta_at(epsilon)
+        if math.isnan(value):
+            raise NoCertifiedInterval("a bound on delta is not a number.")
+        return math.log(max(value, 1e-320)) - math.log(delta)
 
     stride = max(1e-3 / order, 1e-12)
     above = excess(start) > 0

@@ -29,6 +29,12 @@ from dpscale.privacy.accounting.certified.search import least_over_positive
 NORMAL_CDF_ERROR: Final = 1e-12
 """SciPy's normal distribution function is right to this relative error (assumed)."""
 
+FAR_ERROR: Final = 1e-10
+"""The same for far masses, differences of two tails a panel apart: by a twentieth or more."""
+
+LEAST_MASS: Final = 1e-280
+"""Of a far step under Q. Nearer to underflow a mass loses its digits, and e^ε overflows."""
+
 LARGEST_LOG: Final = 700.0
 """Exponents are cut there, lest they overflow: a bound of e^700 says nothing anyway."""
 
@@ -96,7 +102,7 @@ class Split:
         masses = self.far_masses
         if masses.p == 0:
             return 0.0
-        return NORMAL_CDF_ERROR * (masses.p + math.exp(min(epsilon, LARGEST_LOG)) * masses.q)
+        return FAR_ERROR * (masses.p + math.exp(min(epsilon, LARGEST_LOG)) * masses.q)
 
 
 def split_by_loss(panels: Panels, iterations: int, *, epsilon: float, negligible: float) -> Split:
@@ -153,10 +159,8 @@ def _far_error(panels: Panels, index: int, iterations: int, epsilon: float) -> L
     """The bound on r if steps above an edge are far."""
     least_loss = float(panels.step.loss(panels.edges[index : index + 1])[0]) * (1 - 1e-12)
     mass = _one_far(panels, index).q * (1 + NORMAL_CDF_ERROR)
-    if least_loss <= epsilon:
+    if least_loss <= epsilon or mass < LEAST_MASS:
         return LineBound(math.inf, 0.0)
-    if mass <= 0:
-        return NOTHING
     everything = slice(0, len(panels.edges) - 1)
 
     def log_bound(order: float) -> float:
