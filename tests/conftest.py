@@ -14,6 +14,8 @@ from dpscale.runtime import with_compile_cache
 
 # Before JAX is imported: equal programs compile once over all tests, workers and child processes.
 os.environ.update(with_compile_cache(os.environ))
+# Before NumPy is: the matrices of the accountant are small, and workers share the cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dpscale.config import RunConfig
 from dpscale.data.assets import resolve

@@ -7,9 +7,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from dpscale.cli.numbers import bounds, rounded_up
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
 from dpscale.records import CONFIG_FILE, RECEIPT_FILE
+
+NOT_WORKED_OUT = "not worked out: the run was interrupted, or no accountant has it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,7 @@ def _check(path: Path, output: Output) -> ExitCode:
         output.say(f"{path}: {line}")
     if not found:
         output.say(
-            f"{path}: keeps to its schema; epsilon {_number(receipt['epsilon'])} follows from its "
-            "mechanism."
+            f"{path}: keeps to its schema; epsilon {_epsilon(receipt)} follows from its mechanism."
         )
     output.result({"receipt": str(path), "mismatches": found})
     return ExitCode.FAILED_POINTS if found else ExitCode.OK
@@ -89,6 +91,8 @@ def sections(receipt: Mapping[str, Any]) -> dict[str, list[str]]:
     return {
         f"Receipt of {receipt['run_id']}": _rows(_claim(receipt)),
         "Mechanism": _rows(_mechanism(receipt)),
+        "At other deltas": _curve(receipt["curve"]),
+        "What an attacker gets, at most": _attacker(receipt["attacker"]),
         "Assumed": _listed(receipt["assumptions"]),
         "Not covered": _listed(
             [*receipt["not_covered"], f"Tuning before the run: {receipt['tuning_not_covered']}"]
@@ -104,16 +108,11 @@ def sections(receipt: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _claim(receipt: Mapping[str, Any]) -> dict[str, str]:
-    lower = receipt["epsilon_lower"]
-    bounds = (
-        f"certified: the true one is at least {_number(lower)}"
-        if receipt["is_certified"]
-        else "an estimate from above, not certified"
-    )
+    certainty = "certified" if receipt["is_certified"] else "not certified"
     return {
         "guarantee": receipt["guarantee"],
-        "epsilon": f"{_number(receipt['epsilon'])} at delta {receipt['delta']:g} ({bounds})",
-        "target": f"epsilon {_number(receipt['target_epsilon'])}",
+        "epsilon": f"{_epsilon(receipt)} at delta {receipt['delta']:g} ({certainty})",
+        "target": f"epsilon {receipt['target_epsilon']:g}",
         "privacy unit": f"{receipt['privacy_unit']}. {receipt['unit_origin']}",
         "neighbours": receipt["neighboring_relation"],
         "accountant": receipt["accountant"],
@@ -141,6 +140,28 @@ def _mechanism(receipt: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def _curve(points: list[dict[str, Any]] | None) -> list[str]:
+    if points is None:
+        return [NOT_WORKED_OUT]
+    return [
+        f"epsilon {_epsilon(point)} at delta {point['delta']:g}"
+        + ("" if point["is_certified"] else " (not certified)")
+        for point in points
+    ]
+
+
+def _attacker(figures: Mapping[str, Any] | None) -> list[str]:
+    if figures is None:
+        return [NOT_WORKED_OUT]
+    rates = {
+        f"true positives at {100 * float(fpr):g} % false": f"{_percent(tpr)} %"
+        for fpr, tpr in figures["tpr_at_fpr"].items()
+    }
+    advantage = f"{_percent(figures['membership_advantage'])} %"
+    certified = "" if figures["is_certified"] else " (not certified)"
+    return _rows({"membership advantage": advantage + certified, **rates})
+
+
 def _generators(keys: Mapping[str, Any]) -> Iterator[str]:
     for name in ("noise", "sampling"):
         yield f"{name}: {keys[name]['generator']}, {keys[name]['bits']} bits"
@@ -164,5 +185,10 @@ def _listed(sentences: list[str]) -> list[str]:
     return [f"- {sentence}" for sentence in sentences]
 
 
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.5g}"
+def _epsilon(bounded: Mapping[str, Any]) -> str:
+    upper = bounded["epsilon_upper"]
+    return "unknown" if upper is None else bounds(bounded["epsilon_lower"], upper)
+
+
+def _percent(bound: float) -> str:
+    return rounded_up(100 * bound, digits=3)

@@ -5,11 +5,12 @@ It holds no key. `receipt.schema.json` describes its fields, and `receipt_check`
 """
 
 import contextlib
+import dataclasses
 import importlib.metadata
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from dpscale.errors import DpscaleError
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
@@ -56,6 +57,7 @@ NOTHING_DECLARED = (
     "tuned on the private data before this run is not known."
 )
 GUARANTEE = "(epsilon, delta)-DP for one unit"
+NO_CURVE: Final = {"curve": None, "attacker": None}
 NO_EPSILON = "none: no accountant has an epsilon for this mechanism"
 SEED_KNOWN = "seed known: no guarantee"
 
@@ -89,8 +91,13 @@ class ReceiptFacts:
     commit: str | None
 
 
-def make_receipt(facts: ReceiptFacts) -> dict[str, Any]:
-    """The receipt of a private run, as plain data: what `receipt.schema.json` describes."""
+def make_receipt(facts: ReceiptFacts, *, with_curve: bool) -> dict[str, Any]:
+    """The receipt of a private run, as plain data: what `receipt.schema.json` describes.
+
+    Args:
+      with_curve: Whether to work out the curve and what an attacker gets: some seconds, which
+        a run that is being stopped may not have. Without it they are None.
+    """
     run = facts.accounted
     spent = consequences(run, delta=facts.target_delta)
     return {
@@ -109,6 +116,7 @@ def make_receipt(facts: ReceiptFacts) -> dict[str, Any]:
         "planned_iterations": facts.planned_iterations,
         "noise_multiplier": run.noise_multiplier,
         **spent,
+        **(curve_fields(run, delta=facts.target_delta) if with_curve else NO_CURVE),
         "l2_clip_norm": facts.l2_clip_norm,
         "rescale_to_unit_norm": facts.rescale_to_unit_norm,
         "normalizer": "expected_batch_size",
@@ -151,6 +159,23 @@ def consequences(mechanism: SubsampledGaussian, *, delta: float) -> dict[str, An
         "noise_batch_ratio": mechanism.noise_multiplier / mechanism.expected_batch_size,
         "event": repr(mechanism.event()),
     }
+
+
+def curve_fields(mechanism: SubsampledGaussian, *, delta: float) -> dict[str, Any]:
+    """The (epsilon, delta) curve, and bounds on what an attacker gets; None where there are none.
+
+    They follow from the mechanism too, and take longer.
+    """
+    from dpscale.privacy.accounting.attacker import attacker_figures
+    from dpscale.privacy.accounting.curve import PrivacyCurve
+
+    curve = PrivacyCurve(mechanism, delta=delta)
+    with contextlib.suppress(DpscaleError):
+        return {
+            "curve": [dataclasses.asdict(point) for point in curve.table()],
+            "attacker": dataclasses.asdict(attacker_figures(curve)),
+        }
+    return NO_CURVE
 
 
 def _guarantee(spent: Mapping[str, Any], *, is_seed_known: bool) -> str:

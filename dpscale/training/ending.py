@@ -32,7 +32,7 @@ def write_ending(
     """
     epsilon = None
     if run.mechanism is not None:
-        receipt = _receipt(run, manifest, steps_taken, counters)
+        receipt = _receipt(run, manifest, status, steps_taken, counters)
         write_json_atomically(run.run_dir / RECEIPT_FILE, receipt)
         epsilon = receipt["epsilon"]
     result = _result(run, manifest, status, steps_taken, counters, last_line or {}, epsilon)
@@ -42,7 +42,7 @@ def write_ending(
 
 
 def _receipt(
-    run: StartedRun, manifest: Manifest, steps_taken: int, counters: Counters
+    run: StartedRun, manifest: Manifest, status: Status, steps_taken: int, counters: Counters
 ) -> dict[str, Any]:
     private = run.config.private
     assert run.mechanism is not None
@@ -67,7 +67,8 @@ def _receipt(
         versions=provenance.versions(),
         commit=provenance.commit(),
     )
-    return make_receipt(facts)
+    # Who stops a run does not wait long.
+    return make_receipt(facts, with_curve=status is not Status.INTERRUPTED)
 
 
 def _result(

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from dpscale.cli.main import main
+from dpscale.cli.numbers import bounds, rounded_up
 from dpscale.errors import ExitCode
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
-from dpscale.privacy.receipt import ReceiptFacts, make_receipt
+from dpscale.privacy.receipt import NO_EPSILON, ReceiptFacts, make_receipt
 
 FACTS = ReceiptFacts(
     accounted=SubsampledGaussian(
@@ -43,7 +44,7 @@ FACTS = ReceiptFacts(
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> Path:
-    (tmp_path / "receipt.json").write_text(json.dumps(make_receipt(FACTS)))
+    (tmp_path / "receipt.json").write_text(json.dumps(make_receipt(FACTS, with_curve=True)))
     return tmp_path
 
 
@@ -60,15 +61,22 @@ def test_people_get_sections(run_dir: Path, capsys: pytest.CaptureFixture[str]) 
     assert titles == [
         "Receipt of a-run",
         "Mechanism",
+        "At other deltas",
+        "What an attacker gets, at most",
         "Assumed",
         "Not covered",
         "Not private (counts of the data without noise)",
         "Origin",
     ]
-    text = "\n".join(lines)
-    epsilon = json.loads((run_dir / "receipt.json").read_text())["epsilon"]
+    text = " ".join(" ".join(lines).split())
+    receipt = json.loads((run_dir / "receipt.json").read_text())
+    epsilon = bounds(receipt["epsilon_lower"], receipt["epsilon"])
+    advantage = receipt["attacker"]["membership_advantage"]
     for words in (
-        f"{epsilon:.5g} at delta 1e-05 (certified: the true one is at least ",
+        f"epsilon {epsilon} at delta 1e-05 (certified)",
+        f"epsilon {epsilon} at delta 1e-05 epsilon ",
+        f"membership advantage {rounded_up(100 * advantage, digits=3)} %",
+        "true positives at 0.1 % false",
         "30 taken of 50",
         "zero-out",
         "Cut from documents.",
@@ -82,6 +90,21 @@ def test_people_get_sections(run_dir: Path, capsys: pytest.CaptureFixture[str]) 
         assert words in text
     counts = text[text.index("Not private (") :].split()
     assert {"3", "14"} <= set(counts)
+
+
+def test_what_was_not_worked_out_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Catches: a crash on the receipt of an interrupted run, or of one without an epsilon.
+    receipt = make_receipt(FACTS, with_curve=False)
+    receipt |= {"epsilon": None, "epsilon_upper": None, "epsilon_lower": None, "commit": None}
+    receipt |= {"guarantee": NO_EPSILON, "is_certified": False, "truncated_batch_size": None}
+    (tmp_path / "receipt.json").write_text(json.dumps(receipt))
+    assert main(["receipt", str(tmp_path)]) == ExitCode.OK
+    text = capsys.readouterr().out
+    assert text.count("not worked out: the run was interrupted") == 2
+    for words in ("unknown at delta 1e-05 (not certified)", NO_EPSILON, "no cap", "not known"):
+        assert words in text
 
 
 def test_machines_get_the_receipt_itself(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

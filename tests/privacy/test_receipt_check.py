@@ -30,19 +30,20 @@ EVERY_UNIT_EVERY_TIME = dataclasses.replace(
 """A mechanism that is accounted for in no time: one Gaussian."""
 
 
-def as_read_back(facts: ReceiptFacts) -> dict[str, Any]:
-    fields: dict[str, Any] = json.loads(json.dumps(make_receipt(facts), allow_nan=False))
+def as_read_back(facts: ReceiptFacts, *, with_curve: bool) -> dict[str, Any]:
+    receipt = make_receipt(facts, with_curve=with_curve)
+    fields: dict[str, Any] = json.loads(json.dumps(receipt, allow_nan=False))
     return fields
 
 
 @pytest.fixture(scope="module")
 def receipt() -> dict[str, Any]:
-    return as_read_back(EVERY_UNIT_EVERY_TIME)
+    return as_read_back(EVERY_UNIT_EVERY_TIME, with_curve=True)
 
 
 @pytest.fixture(scope="module")
 def sampled_receipt() -> dict[str, Any]:
-    return as_read_back(FACTS)
+    return as_read_back(FACTS, with_curve=False)
 
 
 def test_an_honest_receipt_adds_up(
@@ -108,6 +109,44 @@ def test_a_changed_sampling_is_noticed(
     sampled_receipt: dict[str, Any], name: str, value: Any, noticed_at: str
 ) -> None:
     check_noticed({**sampled_receipt, name: value}, noticed_at)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("curve", 1, "delta"), 0.011),
+        (("curve", 1, "epsilon_upper"), 0.6),
+        (("curve", 1, "epsilon_lower"), 0.5),
+        (("curve", 1, "is_certified"), False),
+        (("attacker", "membership_advantage"), 0.1),
+        (("attacker", "tpr_at_fpr", "0.01"), 0.02),
+        (("attacker", "is_certified"), False),
+    ],
+)
+def test_a_changed_curve_is_noticed(
+    receipt: dict[str, Any], path: tuple[Any, ...], value: Any
+) -> None:
+    changed = copy.deepcopy(receipt)
+    place = changed
+    for name in path[:-1]:
+        place = place[name]
+    assert place[path[-1]] != value
+    place[path[-1]] = value
+    (line,) = mismatches(changed)
+    assert line.startswith(path[0])
+    assert str(path[-1]) in line
+
+
+def test_a_shortened_curve_is_noticed(receipt: dict[str, Any]) -> None:
+    (line,) = mismatches({**receipt, "curve": receipt["curve"][:-1]})
+    assert line.startswith("curve: ")
+
+
+def test_only_a_run_that_was_stopped_may_leave_its_curve_out(receipt: dict[str, Any]) -> None:
+    without = {**receipt, "curve": None, "attacker": None}
+    assert mismatches(without) == []
+    found = mismatches({**without, "planned_iterations": without["iterations"]})
+    assert [line.partition(":")[0] for line in found] == ["curve", "attacker"]
 
 
 def test_a_mismatch_says_both_numbers(receipt: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dpscale.config import RunConfig
 from dpscale.data.units import open_units
 from dpscale.files import read_json
+from dpscale.privacy import receipt
 from dpscale.records import read_metrics
 from dpscale.training import loop
 from dpscale.training.checkpoint import Checkpoints, Counters
@@ -27,6 +28,14 @@ def one_tracing() -> Iterator[None]:
     """Runs of equal shapes share one compiled step; tracing it would take most of a test's time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "make_train_step", functools.cache(loop.make_train_step))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_curve() -> Iterator[None]:
+    """Runs of one mechanism have one curve; working it out would take most of a test's time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receipt, "curve_fields", functools.cache(receipt.curve_fields))
         yield
 
 
@@ -103,14 +112,14 @@ def traces(configs: dict[str, RunConfig]) -> Callable[[Path], dict[str, Any]]:
     def collect(run_dir: Path) -> dict[str, Any]:
         config = RunConfig.from_dict(read_json(run_dir / "config.json")["config"], where="test")
         state, counters = saved_state(run_dir, config)
-        receipt = run_dir / "receipt.json"
+        receipt_file = run_dir / "receipt.json"
         leaves = jax.tree_util.tree_leaves_with_path(state)
         return {
             "state": {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves},
             "counters": without(dataclasses.asdict(counters), "wall_seconds"),
             "metrics": [without(line, "wall_seconds") for line in read_metrics(run_dir)],
             "result": without(read_json(run_dir / "result.json"), "wall_seconds", "commit"),
-            "receipt": read_json(receipt) if receipt.exists() else None,
+            "receipt": read_json(receipt_file) if receipt_file.exists() else None,
         }
 
     return collect

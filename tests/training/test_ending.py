@@ -7,8 +7,11 @@ import pytest
 
 from dpscale.data.units import open_units
 from dpscale.files import read_json
+from dpscale.privacy import receipt as receipt_module
 from dpscale.privacy.accounting.accountant import accounted
+from dpscale.privacy.receipt_check import mismatches
 from dpscale.records import Status, read_result
+from dpscale.training import provenance
 from dpscale.training.checkpoint import Counters
 from dpscale.training.ending import write_ending
 from dpscale.training.run_folder import StartedRun
@@ -27,17 +30,46 @@ def end(
 
 @pytest.mark.parametrize("status", [Status.DIVERGED, Status.INTERRUPTED])
 def test_a_receipt_accounts_for_the_steps_taken(
-    status: Status, runs: dict[str, StartedRun], prepared: Path, tmp_path: Path
+    status: Status,
+    runs: dict[str, StartedRun],
+    prepared: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Catches: a receipt that states the planned iterations, or their epsilon.
+    # Catches: a receipt that states the planned iterations, or their epsilon, or their curve.
+    seen = []
+    monkeypatch.setattr(
+        receipt_module,
+        "curve_fields",
+        lambda mechanism, *, delta: seen.append((mechanism, delta)) or receipt_module.NO_CURVE,
+    )
     run = end(runs["private"], prepared, tmp_path, status, steps=5)
     receipt = read_json(tmp_path / "receipt.json")
     assert (receipt["iterations"], receipt["planned_iterations"]) == (5, 12)
     assert run.mechanism is not None
     five = dataclasses.replace(run.mechanism.accounted, iterations=5)
     assert receipt["epsilon"] == accounted(five, delta=1e-5).upper < 7.5
+    # Who stops a run does not wait for its curve.
+    assert seen == ([] if status is Status.INTERRUPTED else [(five, 1e-5)])
     assert receipt["guarantee"] == "seed known: no guarantee"  # as the shared config pins it
     assert receipt["not_private"] == {"num_truncated_batches": 2, "num_truncated_examples": 5}
+
+
+def test_a_receipt_says_what_ran_and_adds_up(
+    runs: dict[str, StartedRun], prepared: Path, tmp_path: Path
+) -> None:
+    # Catches: a field that training leaves out, or fills with another run's.
+    run = runs["private"]
+    assert run.config.private is not None
+    said = dataclasses.replace(run.config.private, tuning_not_covered="a sweep on the same text")
+    run = dataclasses.replace(run, config=dataclasses.replace(run.config, private=said))
+    end(run, prepared, tmp_path, Status.INTERRUPTED, steps=5)
+    receipt = read_json(tmp_path / "receipt.json")
+    assert mismatches(receipt) == []
+    assert receipt["tuning_not_covered"] == "a sweep on the same text"
+    assert receipt["versions"] == provenance.versions()
+    assert receipt["commit"] == provenance.commit()
+    assert receipt["data_hash"] == open_units(prepared).manifest.data_hash
 
 
 def test_an_interrupted_run_has_no_result(
