@@ -172,8 +172,8 @@ class PrivateConfig:
 
     `noise_multiplier` absent: calibrated at the start, and written to the run's
     `config.json`. Present: checked against the target. `truncated_batch_size` absent: the
-    least multiple of the microbatch whose effect on epsilon is below 0.1 %. Neighbouring data
-    sets differ by zero-out: the cap needs a public N.
+    least multiple of the microbatch that is certified to take at most a millionth of delta.
+    Neighbouring data sets differ by zero-out: the cap needs a public N.
     `insecure_key_seed` pins the secret keys, for tests: the receipt then says that there is
     no guarantee. `tuning_not_covered` says in your own words what was learned from the private
     data before this run (a sweep, a law, a learning rate): the guarantee does not cover it, and

@@ -6,12 +6,10 @@ that was continued too far promises losses that nobody will see; there the forms
 disagree and its prediction interval opens. So only candidates compete whose interval is at
 most twice as wide, in log units, as the narrowest under the budget.
 
-Thousands of candidates
-are compared with approximate noise. The exact noise is computed where the search thinks the
-best is, the ratio of exact to approximate noise corrects the neighbourhood (that ratio is 0.88
-to 1.03 in the settings tried, and changes by less than 2 % when the batch doubles), and this is
-repeated until a candidate whose noise is exact is as good as the best. Only such numbers are
-reported.
+Thousands of candidates are compared with approximate noise. The exact noise is computed where the
+search thinks the best is, the ratio of exact to approximate noise (mostly within 1 % of 1;
+`privacy/accounting/surrogate.py`) corrects the neighbourhood, and this is repeated until a
+candidate whose noise is exact is as good as the best. Only such numbers are reported.
 """
 
 from dataclasses import dataclass
@@ -34,8 +32,7 @@ NEAR_OPTIMAL = 0.01
 """Candidates within this share of the best loss are near-optimal (the paper's 1 %)."""
 
 MOST_ITERATIONS = 1_000_000
-"""Ten times the longest private pretraining that was published (VaultGemma, 100,000); the
-accountant's grids grow unwieldy beyond it."""
+"""Ten times the longest private pretraining that was published (VaultGemma, 100,000)."""
 
 TRUSTED = 2.0
 """How much wider than the narrowest a candidate's prediction interval may be."""
@@ -118,8 +115,7 @@ def recommend(
       accounting: Where noise comes from; `budget.BudgetAccounting(budget)` outside tests.
       form: The law's form to ask; default: the law's own.
       with_cap: Whether to choose the cap on batches too, and account for it, as a run's
-        config needs. It takes seconds, up to a minute where batches are large, and changes
-        the noise by less than 0.1 %.
+        config needs. It takes about a second, and changes the noise by less than 0.1 %.
 
     Raises:
       InputError: The compute does not pay one iteration of the smallest model.
