@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from dpscale.privacy.accounting.attacker import AttackerFigures, attacker_figures, tpr_bound
-from dpscale.privacy.accounting.curve import PrivacyCurve
+from dpscale.privacy.accounting.curve import CurvePoint, PrivacyCurve
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
 
 FPRS = (0.01, 0.001)
@@ -108,6 +108,26 @@ def test_a_cap_that_bites_gives_more_and_is_not_certified() -> None:
     for fpr in FPRS:
         more = with_cap.tpr_at_fpr[f"{fpr}"] / without.tpr_at_fpr[f"{fpr}"]
         assert 1.001 < more < 1.02
+
+
+def test_points_that_are_not_to_be_had_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a search that asks for the same point again and again, or invents it."""
+    asked: list[float] = []
+    point = PrivacyCurve.point
+
+    def patchy(curve: PrivacyCurve, delta: float) -> CurvePoint:
+        asked.append(delta)
+        if delta > 0.5:
+            return CurvePoint(delta, None, None, is_certified=False)
+        return point(curve, delta)
+
+    monkeypatch.setattr(PrivacyCurve, "point", patchy)
+    found = figures(sampling=1000, iterations=1, sigma=1 / 5)
+    assert any(delta > 0.5 for delta in asked)
+    assert len(asked) <= 5
+    assert found.is_certified
+    for fpr in FPRS:
+        assert norm.cdf(5 + norm.ppf(fpr)) <= found.tpr_at_fpr[f"{fpr}"] <= 1
 
 
 def test_no_steps_teach_nothing() -> None:

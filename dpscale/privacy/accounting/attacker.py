@@ -121,9 +121,8 @@ class _Search:
         """The least bound found on the true positive rate."""
         for _ in range(MOST_REFINEMENTS):
             delta = self._next(fpr) if self._epsilons else None
-            if delta is None:
+            if delta is None or not self._work_out(delta):
                 break
-            self._work_out(delta)
         return self._best(fpr)
 
     def _next(self, fpr: float) -> float | None:
@@ -161,8 +160,11 @@ class _Search:
         least = int(np.argmin(bounds))
         return float(expit(candidates[least])), bounds[least]
 
-    def _work_out(self, delta: float) -> None:
+    def _work_out(self, delta: float) -> bool:
+        """Adds the point at one delta; whether it is to be had."""
         point = self._curve.point(delta)
-        if point.epsilon_upper is not None:
-            self._epsilons[delta] = point.epsilon_upper
-            self.is_certified &= point.is_certified
+        if point.epsilon_upper is None:
+            return False
+        self._epsilons[delta] = point.epsilon_upper
+        self.is_certified &= point.is_certified
+        return True
