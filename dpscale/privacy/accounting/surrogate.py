@@ -6,8 +6,9 @@ Delta of T steps is estimated in one of two ways, and the noise solved for.
   alone: delta is about T times that of one step at epsilon, which has a closed form (Balle et al.
   2018, arXiv 1807.01647). The other steps help by a factor e^g: with λ the slope of one step's log
   delta, g = T (E[e^{λℓ}; ℓ < ε/2] − Pr[ℓ < ε/2]) is how much they add to the loss ℓ's reach.
-- **Many participations.** Where g is above `FEW`, delta is the saddle-point approximation of the
-  inversion integral (`docs/accounting.md`), on a few dozen nodes of the noise.
+- **Many participations.** Where g is larger, delta is the saddle-point approximation of the
+  inversion integral (`docs/accounting.md`), on a few dozen nodes of the noise. What one
+  participation alone costs is a floor.
 
 The cap on batches is ignored, and only the direction `remove` is looked at, which is the larger
 one almost always. Measured errors, on settings drawn at random (`analysis/calibration_errors.py`,
@@ -25,8 +26,10 @@ from scipy.special import log_ndtr
 from dpscale.privacy.accounting.saddle_surrogate import Floats, Steps, saddle_noise_multiplier
 from dpscale.privacy.accounting.subsampled_gaussian import check_budget
 
-FEW: Final = 1.2
-"""Where the two estimates are about equally far off."""
+FEW: Final = 0.5
+MANY: Final = 2.0
+"""Growths g at which one estimate gives way to the other; between them their logs are blended. One
+participation is mostly too little noise there, the saddle point too much."""
 
 LEAST: Final = 1e-2
 """What is answered where delta forgives that a record takes part at all."""
@@ -51,14 +54,16 @@ def surrogate_noise_multiplier(
     )
     steps = Steps(q.ravel(), t.ravel(), target_epsilon, target_delta)
     with np.errstate(all="ignore"):
-        noise = _one_participation(steps, growth=np.zeros(q.size))
-        growth = np.where(steps.iterations > 1, _growth(steps, noise), 0.0)
-        few = growth <= FEW
-        noise[few] = _one_participation(steps.some(few), growth[few])
-        many = ~few
-        if many.any():
-            start = np.maximum(_central_limit(steps.some(many)), noise[many])
-            noise[many] = saddle_noise_multiplier(steps.some(many), start)
+        least = _one_participation(steps, growth=np.zeros(q.size))
+        growth = np.where(steps.iterations > 1, _growth(steps, least), 0.0)
+        noise = _one_participation(steps, np.clip(growth, 0.0, MANY))
+        more = growth > FEW
+        if more.any():
+            some, floor = steps.some(more), least[more]
+            saddle = saddle_noise_multiplier(some, np.maximum(_central_limit(some), floor))
+            weight = np.clip(np.log(growth[more] / FEW) / math.log(MANY / FEW), 0.0, 1.0)
+            noise[more] **= 1 - weight
+            noise[more] *= np.maximum(saddle, floor) ** weight
     return noise.reshape(q.shape)
 
 
