@@ -19,6 +19,7 @@ from dpscale.privacy.accounting.certified.kernel import Kernel
 from dpscale.privacy.accounting.certified.loss import UNIT_ROUNDOFF, Direction, StepLoss, log_ratio
 from dpscale.privacy.accounting.certified.power import compose
 from dpscale.privacy.accounting.certified.quadrature import (
+    ELLIPSES,
     RULE_NODES,
     RULE_WEIGHTS,
     Panels,
@@ -96,6 +97,40 @@ def test_quadrature_errors_can_be_large() -> None:
     with mpmath.workdps(20):
         exact = complex(exact_transform(step, 1.5, 3.0, 3.0, 120.0))
     assert abs(terms.sum() - exact) > 1e-3 * np.abs(terms).sum()
+
+
+def on_the_ellipse(panels: Panels, order: float, frequency: float, size: float) -> float:
+    """The largest |integrand| on the first panel's ellipse of that ρ, seen at 200 points."""
+    step, turn = panels.step, np.exp(1j * np.linspace(0, 2 * np.pi, 200))
+    x = panels.edges[:2].mean() + panels.half_widths[0] * (size * turn + 1 / (size * turn)) / 2
+    q, sigma = step.sampling_prob, step.noise_multiplier
+    ratio = 1 - q + q * np.exp((2 * step.sign * x - 1) / (2 * sigma**2))
+    power = step.sign * (order + 1j * frequency + step.removes)
+    density = np.exp(-((x / sigma) ** 2) / 2) / (sigma * math.sqrt(2 * math.pi))
+    return float(np.abs(density * np.exp(power * np.log(ratio))).max())
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize("frequency", [0.0, 50.0])
+@pytest.mark.parametrize("half_width", [1e-3, 0.2])
+def test_quadrature_bound_is_the_theorems(
+    direction: Direction, frequency: float, half_width: float
+) -> None:
+    # The errors are mostly far below the bound, which would hide a constant that is too small.
+    step = StepLoss(0.1, 1.0, direction)
+    panels = Panels(step, np.array([1.0 - half_width, 1.0 + half_width]))
+    theorem = min(
+        4 * (1 + 1 / 1599)
+        * half_width
+        * on_the_ellipse(panels, 3.0, frequency, size)
+        * size**-40
+        / (1 - size**-2)
+        for size in ELLIPSES
+    )  # fmt: skip
+    bound = math.exp(panels.log_errors(3.0, np.array([frequency]))[0, 0])
+    assert theorem <= bound
+    if half_width < 0.01:
+        assert bound <= 1.2 * theorem
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

@@ -18,6 +18,8 @@ from dpscale.privacy.accounting.certified.composition import Composed, direction
 from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.interval import delta_interval, untruncated_interval
 from dpscale.privacy.accounting.certified.loss import Direction, StepLoss
+from dpscale.privacy.accounting.certified.quadrature import first_panels
+from dpscale.privacy.accounting.certified.split import split_by_loss
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
 
 Long = NDArray[np.longdouble]
@@ -179,6 +181,16 @@ def test_losses_beyond_the_range_of_floats(epsilon: float) -> None:
     assert interval.lower <= exact * (1 + 2e-6)
     assert interval.upper >= exact * (1 - 2e-6)
     assert interval.upper - interval.lower <= 0.02 * interval.upper
+
+
+def test_far_steps_with_no_mass_left_are_not_far() -> None:
+    # Catches: P(F) − e^ε Q(F) with Q(F) = 0 for want of exponents, a wrong lower bound on delta.
+    step = StepLoss(1e-7, 0.0265, "remove")
+    span = step.span(1e-14)
+    panels = first_panels(step, span.low, span.high)
+    split = split_by_loss(panels, 10, epsilon=742.0, negligible=1e-12)
+    with mpmath.workdps(40):
+        assert split.far(750.0) <= rarely_one(750.0, 1e-7, 0.0265, 10)
 
 
 @pytest.mark.parametrize("mu", [1e3, 3e5, 7e6])

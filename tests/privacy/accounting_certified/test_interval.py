@@ -5,7 +5,7 @@ import math
 
 import mpmath
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -17,7 +17,7 @@ from dpscale.privacy.accounting.certified.interval import (
     epsilon_interval,
     untruncated_interval,
 )
-from dpscale.privacy.accounting.certified.truncated import log_overflow_bound
+from dpscale.privacy.accounting.certified.truncated import log_overflow_bound, slack
 from dpscale.privacy.accounting.pld import epsilon_on_grid
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian
 
@@ -95,13 +95,11 @@ INPUTS = {
 }
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
-@given(**INPUTS)
-def test_order(log_q: float, log_sigma: float, log_iterations: float, log_delta: float) -> None:
-    # More noise or a larger delta costs less; more sampling or iterations cost more. Intervals
-    # may overlap, but never in the wrong order.
-    q, sigma = 10**log_q, 10**log_sigma
-    iterations, delta = round(10**log_iterations), 10**log_delta
+def in_order(q: float, sigma: float, iterations: int, delta: float) -> None:
+    """More noise or a larger delta costs less; more sampling or iterations cost more.
+
+    Intervals may overlap, but never in the wrong order.
+    """
     base = untruncated_interval(q, sigma, iterations, delta)
     assert 0 <= base.lower <= base.upper
     assert untruncated_interval(q, 1.05 * sigma, iterations, delta).lower <= base.upper
@@ -109,6 +107,29 @@ def test_order(log_q: float, log_sigma: float, log_iterations: float, log_delta:
     assert untruncated_interval(min(1.0, 1.05 * q), sigma, iterations, delta).upper >= base.lower
     more = iterations + 1 + iterations // 20
     assert untruncated_interval(q, sigma, more, delta).upper >= base.lower
+
+
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(**INPUTS)
+def test_order(log_q: float, log_sigma: float, log_iterations: float, log_delta: float) -> None:
+    in_order(10**log_q, 10**log_sigma, round(10**log_iterations), 10**log_delta)
+
+
+@pytest.mark.deep
+@settings(max_examples=150, deadline=None)
+@given(
+    log_q=st.floats(-9, 0),
+    log_sigma=st.floats(math.log10(0.3), 2),
+    log_iterations=st.floats(0, 7),
+    log_delta=st.floats(-15, -3),
+)
+def test_order_anywhere(
+    log_q: float, log_sigma: float, log_iterations: float, log_delta: float
+) -> None:
+    try:
+        in_order(10**log_q, 10**log_sigma, round(10**log_iterations), 10**log_delta)
+    except NoCertifiedInterval:
+        reject()
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
@@ -177,6 +198,13 @@ def test_a_cap_that_bites_costs() -> None:
 def test_a_cap_that_bites_often_is_refused() -> None:
     with pytest.raises(NoCertifiedInterval, match="truncated_batch_size"):
         epsilon_interval(dataclasses.replace(SMALL, truncated_batch_size=272), delta=1e-6)
+
+
+def test_a_cap_costs_on_both_sides() -> None:
+    # The event that a batch is cut may lower one probability and raise the other.
+    for epsilon in (0.0, 2.0, 40.0):
+        exact = 1e-20 * (1 + math.exp(epsilon))
+        assert exact <= slack(math.log(1e-20), epsilon) <= exact * (1 + 1e-11)
 
 
 @pytest.mark.parametrize("cap", [256, 300, 400, 61_999])

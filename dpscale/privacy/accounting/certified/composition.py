@@ -41,8 +41,17 @@ FINE: Final = (1e-3, 1e-5)
 AT_ZERO: Final = (0.5, 1e-4)
 """The same for the inversion that asks whether epsilon is 0."""
 
-WIDENINGS: Final = (1.0, 2.5, 4.0, 6.0, 25.0, 100.0)
-"""Factors on the half-width that are tried in turn. Where epsilon is tiny all are harmless."""
+WIDENINGS: Final = (
+    (1.0, 1.0),
+    (2.5, 1.0),
+    (4.0, 1.0),
+    (6.0, 1.0),
+    (2.5, 10.0),
+    (25.0, 1.0),
+    (100.0, 1.0),
+)
+"""Factors on the half-width and on the errors that are tried in turn. Where epsilon is tiny all
+half-widths are harmless; ten times the errors are still some percent of delta at the most."""
 
 MOST_PLACES: Final = 25
 
@@ -178,10 +187,11 @@ def inverted(
 ) -> tuple[Inversion, bool]:
     """An inversion at a place, and whether to split near it; smoothed more if it must be."""
     failure = NoCertifiedInterval("nothing was tried.")
-    for widening in WIDENINGS:
+    for widening, loosening in WIDENINGS:
+        share, errors = widening * width_share, min(loosening * precision, COARSE[1])
         for split in (place.split, not place.split):
             try:
-                return _inverted(composed, place.epsilon, split, widening * width_share, precision)
+                return _inverted(composed, place.epsilon, split, share, errors)
             except NoCertifiedInterval as error:
                 failure = error
     raise failure
