@@ -11,9 +11,9 @@ Delta of T steps is estimated in one of two ways, and the noise solved for.
   participation alone costs is a floor.
 
 The cap on batches is ignored, and only the direction `remove` is looked at, which is the larger
-one almost always. Measured on settings drawn at random (`analysis/calibration_errors.py`,
-figures in `docs/accounting.md`): off by 0.01 % of the exact noise in the median, by less than 1 % in nine of
-ten, by 10 % in the worst of 350.
+one almost always. Measured on settings drawn at random (`analysis/calibration_errors.py`): off by
+0.01 % of the exact noise in the median, by less than 1 % in nine of ten, by 10 % in the worst of
+350; more in `docs/accounting.md`.
 """
 
 import math
