@@ -120,3 +120,15 @@ def test_a_process_is_prepared_once_for_all(monkeypatch: pytest.MonkeyPatch) -> 
     assert called == ["allocator"]
     assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(compile_cache_path())
     assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "mine"
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("4", "4")])
+def test_one_blas_thread_unless_the_environment_says_otherwise(
+    before: str | None, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before is None:
+        monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OPENBLAS_NUM_THREADS", before)
+    runtime.use_one_blas_thread()
+    assert os.environ["OPENBLAS_NUM_THREADS"] == after

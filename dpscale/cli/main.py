@@ -19,6 +19,7 @@ import tyro
 from dpscale.cli.output import Output
 from dpscale.cli.verbs import VERBS
 from dpscale.errors import DpscaleError, ExitCode, InputError
+from dpscale.runtime import use_one_blas_thread
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in VERBS:
         print(f"dpscale: {name}: unknown verb; known: {', '.join(VERBS)}.", file=sys.stderr)
         return ExitCode.USAGE
+    use_one_blas_thread()
     module = importlib.import_module(VERBS[name].module)
     try:
         options = parse(module, name, arguments[1:])
