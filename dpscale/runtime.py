@@ -69,7 +69,7 @@ _KEEP_FREED = (
 
 
 def keep_freed_memory() -> None:
-    """Makes glibc's allocator keep what is freed, for the next step to use.
+    """Makes glibc's allocator keep what is freed, in huge pages, for the next step to use.
 
     Without it large buffers go back to the kernel as they are freed, and a step on a CPU that
     asks for the same megabytes again pays a page fault for each 4 KiB: some tenth of its time,
@@ -78,15 +78,42 @@ def keep_freed_memory() -> None:
     mapped and unmapped whatever the other two say. The price is memory: such a process was
     seen to hold up to 1.9 times as much at its peak, and never gives it back.
 
+    The heap then asks for pages of 2 MiB, where the kernel gives them on request only: buffers
+    of megabytes in pages of 4 KiB cost another sixth of a step in address translation.
+
     Does nothing without glibc, and leaves alone what an environment variable sets. Threads
     that have allocated before keep their arenas, so call it first of all.
     """
     if sys.platform != "linux":
         return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    glibc = ctypes.CDLL(None)
+    mallopt = getattr(glibc, "mallopt", None)
     if mallopt is None:  # another C library
         return
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     for setting in _KEEP_FREED:
         if setting.variable not in os.environ and setting.tunable not in tunables:
             mallopt(setting.parameter, setting.value)
+    if "glibc.malloc.hugetlb" not in tunables:
+        _use_huge_pages(glibc)
+
+
+_HUGE_PAGE = 2 << 20
+_MADV_HUGEPAGE = 14
+
+
+def _use_huge_pages(glibc: ctypes.CDLL) -> None:
+    """Extends the heap by half of the machine's memory, and asks for huge pages there.
+
+    The glibc tunable for this must stand before the process starts. Nothing is touched, so that
+    no memory is used; what a limit on the process refuses is left at small pages.
+    """
+    glibc.malloc.restype = ctypes.c_void_p
+    size = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    start = glibc.malloc(ctypes.c_size_t(size))
+    if not start:
+        return
+    first = -(-start // _HUGE_PAGE) * _HUGE_PAGE
+    length = (start + size - first) // _HUGE_PAGE * _HUGE_PAGE
+    glibc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_HUGEPAGE)
+    glibc.free(ctypes.c_void_p(start))

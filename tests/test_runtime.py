@@ -86,6 +86,35 @@ def test_freed_memory_is_used_again_without_a_page_fault(in_thread: bool) -> Non
     assert faults(keeps=False, in_thread=in_thread) >= 10 * PAGES / huge_pages
 
 
+HUGE = """
+from dpscale.runtime import keep_freed_memory
+keep_freed_memory()
+kept = bytearray(100 << 20)
+lines = open("/proc/self/smaps_rollup").read().splitlines()
+print(next(line.split()[1] for line in lines if line.startswith("AnonHugePages")))
+"""
+
+
+@glibc_only
+@pytest.mark.parametrize(
+    ("tunables", "is_huge"), [("", True), ("glibc.malloc.hugetlb=0", False)], ids=["ours", "theirs"]
+)
+def test_the_heap_asks_for_huge_pages(tunables: str, is_huge: bool) -> None:
+    # Catches: advice for other addresses than the heap's next ones; what the user set, undone.
+    policy = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    chosen = policy.read_text() if policy.exists() else "[never]"
+    expected = "[always]" in chosen or ("[madvise]" in chosen and is_huge)
+    done = subprocess.run(
+        [sys.executable, "-c", HUGE],
+        env={**os.environ, "GLIBC_TUNABLES": tunables},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    # In kB. Not all of it: the kernel may find no free huge page for some.
+    assert (int(done.stdout) > 50_000) == expected
+
+
 @glibc_only
 @pytest.mark.parametrize(
     "environment",
