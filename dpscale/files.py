@@ -19,13 +19,18 @@ from dpscale.errors import InputError
 
 def write_text_atomically(path: str | Path, text: str, *, mode: int = 0o644) -> None:
     """Replaces `path` by a file that holds `text`, with permissions `mode`, durably."""
+    write_bytes_atomically(path, text.encode("utf-8"), mode=mode)
+
+
+def write_bytes_atomically(path: str | Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replaces `path` by a file that holds `content`, with permissions `mode`, durably."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(text)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
