@@ -76,3 +76,9 @@ def test_quartiles_tell_the_spread() -> None:
     ratio = Ratio.of([1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5)
     assert (ratio.q25, ratio.median, ratio.q75) == (2.0, 3.0, 4.0)
     assert str(ratio) == "3.000 [2.000, 4.000]"
+
+
+def test_the_fastest_is_found_within_rounds() -> None:
+    # Catches: medians of seconds, of which "slow" has the smaller one: 1.05 against 2.
+    seconds = {"quick": [1.0, 1.0, 2.0, 2.0, 2.0], "slow": [1.05, 1.05, 2.1, 1.05, 2.1]}
+    assert fastest(seconds) == "quick"
