@@ -36,7 +36,7 @@ class Options(CommonOptions):
     iterations: float = 100_000
     """Optimizer steps; they are never doubled."""
     figures: Path | None = None
-    """Folder for three vector fields (PNG, and their arrows as CSV); takes some minutes."""
+    """Folder for three vector fields (PNG, and their arrows as CSV); about half a minute."""
 
 
 def run(options: Options, output: Output) -> ExitCode:

@@ -179,13 +179,13 @@ def doublings(base: Setting, noise_of: NoiseOf) -> tuple[Doubling, ...]:
             f"expected at most half of dataset_size={base.dataset_size:.0f}, as it is doubled, "
             f"found {base.expected_batch_size:.0f}.",
         )
-    base_ratio = noise_of(base) / base.expected_batch_size
-    rows = []
-    for budgets in every_choice():
+    rows: list[Doubling] = []
+    for budgets in every_choice():  # the base comes first
         setting = base.doubled(*budgets)
         noise = noise_of(setting)
-        relative = noise / setting.expected_batch_size / base_ratio
-        rows.append(Doubling(budgets, setting, noise, relative))
+        ratio = noise / setting.expected_batch_size
+        base_ratio = rows[0].noise_batch_ratio if rows else ratio
+        rows.append(Doubling(budgets, setting, noise, ratio / base_ratio))
     return tuple(rows)
 
 

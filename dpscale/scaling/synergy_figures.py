@@ -64,7 +64,8 @@ def _csv(field: Field) -> str:
         numbers = (arrow.noise_batch_ratio, arrow.x_fall, arrow.y_fall, arrow.both_fall)
         writer.writerow(
             (
-                *(at.epsilon, at.delta, at.dataset_size, at.expected_batch_size, at.iterations),
+                *(f"{at.epsilon:.12g}", f"{at.delta:.12g}", f"{at.dataset_size:.12g}"),
+                *(f"{at.expected_batch_size:.12g}", at.iterations),
                 *("" if arrow.missing else f"{number:.6g}" for number in numbers),
                 arrow.missing or "ok",
             )
