@@ -18,6 +18,7 @@ from dpscale.privacy.accounting.certified.curve import direction_delta
 from dpscale.privacy.accounting.certified.errors import NoCertifiedInterval
 from dpscale.privacy.accounting.certified.interval import delta_interval, epsilon_interval
 from dpscale.privacy.accounting.certified.loss import StepLoss
+from dpscale.privacy.accounting.certified.total_variation import total_variation_bound
 from dpscale.privacy.accounting.certified.truncated import log_overflow_bound, slack
 from dpscale.privacy.accounting.subsampled_gaussian import SubsampledGaussian, check_budget
 
@@ -129,20 +130,6 @@ class PrivacyCurve:
         return pld.composed_on_grid(self.mechanism, interval=interval)
 
 
-def simple_total_variation(mechanism: SubsampledGaussian) -> float:
-    """A bound on delta at epsilon 0 without a cap, in closed form; within about two of it.
-
-    At most T times one step's, q erf(1/(√8 σ)), since total variation is subadditive; and by
-    Pinsker's inequality at most √(T KL/2), where KL(mixture ‖ normal) is at most
-    χ² = q² (e^{1/σ²} − 1).
-    """
-    q, sigma = mechanism.sampling_prob, mechanism.noise_multiplier
-    steps = mechanism.iterations
-    one_step = q * math.erf(1 / (math.sqrt(8) * sigma))
-    chi_square = q * q * math.expm1(min(sigma**-2, 700.0))
-    return min(1.0, steps * one_step, math.sqrt(steps * chi_square / 2)) * (1 + 1e-9)
-
-
 def _uncut_total_variation(mechanism: SubsampledGaussian) -> tuple[float, float]:
     """Bounds on delta at epsilon 0 without a cap.
 
@@ -152,11 +139,12 @@ def _uncut_total_variation(mechanism: SubsampledGaussian) -> tuple[float, float]
     if mechanism.sampling_prob == 1 or mechanism.iterations == 1:
         closed = delta_interval(replace(mechanism, truncated_batch_size=None), epsilon=0.0)
         return closed.lower, min(closed.upper, 1.0)
-    simple = simple_total_variation(mechanism)
-    step = StepLoss(mechanism.sampling_prob, mechanism.noise_multiplier, "remove")
+    q, sigma = mechanism.sampling_prob, mechanism.noise_multiplier
+    simple = min(1.0, total_variation_bound(q, sigma, mechanism.iterations))
+    step = StepLoss(q, sigma, "remove")
     try:
         with np.errstate(over="ignore", under="ignore"):
             lower, upper = direction_delta(step, mechanism.iterations, 0.0, start=simple / 2)
     except NoCertifiedInterval:
-        return 0.0, min(simple, 1.0)
-    return lower, min(upper, simple, 1.0)
+        return 0.0, simple
+    return lower, min(upper, simple)

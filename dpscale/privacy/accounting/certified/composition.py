@@ -30,6 +30,7 @@ from dpscale.privacy.accounting.certified.roots import epsilon_bounds, estimated
 from dpscale.privacy.accounting.certified.saddle import saddle_point_epsilon
 from dpscale.privacy.accounting.certified.search import least_over_positive
 from dpscale.privacy.accounting.certified.split import Split, split_by_loss
+from dpscale.privacy.accounting.certified.total_variation import total_variation_bound
 
 OUTSIDE_SHARE: Final = 2e-6
 """The share of delta given to losses outside the span."""
@@ -87,16 +88,10 @@ class Composed:
         return math.sqrt(self.iterations) * moments(self.panels, 0.0, self.everything)[1]
 
     def surely_zero(self) -> bool:
-        """Whether delta(0), a total variation distance, is at most delta.
-
-        It is at most T times one step's, q erf(1/(√8 σ)), and by Pinsker's inequality at most
-        √(T KL/2), where KL(mixture ‖ normal) is at most χ² = q² (e^{1/σ²} − 1).
-        """
-        q, sigma = self.step.sampling_prob, self.step.noise_multiplier
-        one_step = q * math.erf(1 / (math.sqrt(8) * sigma))
-        chi_square = q * q * math.expm1(min(sigma**-2, 700.0))
-        bound = min(self.iterations * one_step, math.sqrt(self.iterations * chi_square / 2))
-        return bound * (1 + 1e-9) <= self.delta
+        """Whether delta(0), a total variation distance, is at most delta."""
+        step = self.step
+        bound = total_variation_bound(step.sampling_prob, step.noise_multiplier, self.iterations)
+        return bound <= self.delta
 
     def surely_below(self, epsilon: float) -> bool:
         """Whether a Chernoff bound shows that delta(epsilon) is at most delta."""
