@@ -34,7 +34,7 @@ NORM_GUARANTEE = (
 )
 ASSUMPTIONS = (
     "Where norms come from inner products between tokens (norm_rule gram, or auto), the gradients "
-    "of a unit's tokens do not cancel to less than about a 150th: norm_margin covers no more "
+    "of a unit's tokens do not cancel to less than about a 90th: norm_margin covers no more "
     "(docs/clipping.md).",
     "The sampling and noise keys stay secret.",
     "The noise is floating-point Gaussian noise from a counter-based generator, accounted for "
