@@ -51,10 +51,9 @@ def run(options: Options, output: Output) -> ExitCode:
     mechanism = _mechanism(options)
     curve = PrivacyCurve(mechanism, options.delta)
     spent = accounted(mechanism, delta=options.delta)
-    certainty = "certified" if spent.is_certified else f"not certified, by {spent.accountant}"
     output.say(
         f"epsilon {bounds(spent.lower, spent.upper)} at delta {options.delta:g} "
-        f"({mechanism.neighboring_relation} neighbours, {certainty})"
+        f"({mechanism.neighboring_relation} neighbours, {spent.certainty})"
     )
     figures = attacker_figures(curve)
     _say_figures(figures, output)

@@ -50,11 +50,10 @@ def run(options: Options, output: Output) -> ExitCode:
     mechanism = _solved(options, field)
     spent = accounted(mechanism, delta=options.delta)
     ratio = mechanism.noise_multiplier / mechanism.expected_batch_size
-    certainty = "certified" if spent.is_certified else f"not certified, by {spent.accountant}"
     output.say(f"{field.replace('_', ' ')} {getattr(mechanism, field)}")
     output.say(
         f"epsilon {bounds(spent.lower, spent.upper)} at delta {options.delta:g} "
-        f"(zero-out neighbours, {certainty}); noise-batch ratio {ratio:.4g}"
+        f"(zero-out neighbours, {spent.certainty}); noise-batch ratio {ratio:.4g}"
     )
     output.result(
         {

@@ -34,6 +34,11 @@ class Accounted:
     accountant: str
     is_certified: bool
 
+    @property
+    def certainty(self) -> str:
+        """In words."""
+        return "certified" if self.is_certified else f"not certified, by {self.accountant}"
+
 
 def accounted(mechanism: SubsampledGaussian, *, delta: float) -> Accounted:
     """The epsilon that `mechanism` spends at `delta`.
@@ -56,11 +61,20 @@ def accounted(mechanism: SubsampledGaussian, *, delta: float) -> Accounted:
     except NoCertifiedInterval:
         if log_overflow_bound(mechanism) == -float("inf"):
             raise
-        upper = pld.epsilon(mechanism, delta=delta)
-        return Accounted(None, upper, _named(pld.ACCOUNTANT, "dp-accounting"), is_certified=False)
+        return uncertified(mechanism, delta=delta)
     return Accounted(
         interval.lower, interval.upper, _named(CERTIFIED, "dpscale"), is_certified=True
     )
+
+
+def uncertified(mechanism: SubsampledGaussian, *, delta: float) -> Accounted:
+    """What dp_accounting says that `mechanism` spends at `delta`.
+
+    Raises:
+      InputError: So little noise that no grid of bearable size holds the privacy loss.
+    """
+    upper = pld.epsilon(mechanism, delta=delta)
+    return Accounted(None, upper, _named(pld.ACCOUNTANT, "dp-accounting"), is_certified=False)
 
 
 def _named(accountant: str, package: str) -> str:
