@@ -1,8 +1,10 @@
-"""Parametric forms of the loss, each a sum of power laws.
+"""Parametric forms of the loss: a floor and a sum of power laws, with or without a ceiling.
 
-Every form here is L = Σ_k exp(x_k · θ): a sum of positive terms whose logarithms are linear
-in the coefficients. One implementation serves prediction and fitting, derivatives included,
-and a further form is a further entry in `FORMS`.
+Every form here is L = E + x, x = Σ_k exp(d_k · θ): positive terms whose logarithms are linear in
+the coefficients. A form with a ceiling is L = E + 1/√(1/x² + 1/U²) instead: about x where x is
+small, and never above E + U, as a model that has learned nothing does no worse than a constant
+guess. One implementation serves prediction and fitting, derivatives included, and a further
+form is a further entry in `FORMS`.
 
 Coordinates: M = `num_params`, T = `iterations`, r = `noise_batch_ratio`, P = the batch that
 an iteration averages (`physical_batch_size` of the sweep), n = P·T examples.
@@ -17,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Array = NDArray[np.float64]
-ParametricName = Literal["form-3", "form-5", "effective-noise"]
+ParametricName = Literal["chinchilla", "form-3", "form-5", "effective-noise", "ceiling"]
 
 
 @dataclass(frozen=True)
@@ -118,17 +120,27 @@ class Term:
 
 @dataclass(frozen=True)
 class Form:
-    """A named sum of terms; `bounds` limits each exponent's search."""
+    """A named floor and sum of power laws.
+
+    Args:
+      terms: The floor E first.
+      bounds: Limits of each exponent's search.
+      has_ceiling: Whether the sum of the other terms is held below U.
+      noise_free: Whether it describes training without noise only (r = 0).
+    """
 
     name: ParametricName
     formula: str
     terms: tuple[Term, ...]
     bounds: Mapping[str, tuple[float, float]]
+    has_ceiling: bool = False
+    noise_free: bool = False
 
     @property
-    def intercepts(self) -> tuple[str, ...]:
-        """Names of the terms' log constants."""
-        return tuple(term.intercept for term in self.terms)
+    def constants(self) -> tuple[str, ...]:
+        """Names of the log constants: one a term, and the ceiling's."""
+        ceiling = ("log_U",) if self.has_ceiling else ()
+        return tuple(term.intercept for term in self.terms) + ceiling
 
     @property
     def exponents(self) -> tuple[str, ...]:
@@ -138,7 +150,7 @@ class Form:
     @property
     def coefficient_names(self) -> tuple[str, ...]:
         """Log constants first, then exponents: the order of a coefficient vector."""
-        return self.intercepts + self.exponents
+        return self.constants + self.exponents
 
     def design(self, points: Points) -> Array:
         """float64[terms, points, coefficients]: the log terms are `design @ coefficients`."""
@@ -157,8 +169,42 @@ class Form:
         Args:
           coefficients: float64[coefficients] in the order of `coefficient_names`.
         """
-        logs = self.design(points) @ np.asarray(coefficients, float)
-        return np.asarray(np.logaddexp.reduce(logs, axis=0)).reshape(points.num_params.shape)
+        logs = self.log_loss_of_design(np.asarray(coefficients, float), self.design(points))
+        return logs.reshape(points.num_params.shape)
+
+    def log_loss_of_design(self, coefficients: Array, design: Array) -> Array:
+        """The same, float64[points], where the design (centred or not) is at hand."""
+        logs = design @ coefficients
+        return np.asarray(np.logaddexp(logs[0], self._held(logs, coefficients)))
+
+    def jacobian(self, coefficients: Array, design: Array) -> Array:
+        """Derivatives of `log_loss_of_design`: float64[points, coefficients]."""
+        logs = design @ coefficients
+        above, held = _log_sum(logs[1:]), self._held(logs, coefficients)
+        total = np.logaddexp(logs[0], held)
+        slope = np.exp(held - total)  # of log L by the log of the part above the floor
+        free = np.exp(2.0 * (held - above))  # what of x the ceiling lets through
+        shares = np.exp(logs[1:] - above) * slope * free
+        result = np.einsum("kp,kpc->pc", shares, design[1:])
+        result += np.exp(logs[0] - total)[:, None] * design[0]
+        if self.has_ceiling:
+            result[:, self._ceiling] = slope * (1.0 - free)
+        return np.asarray(result)
+
+    @property
+    def _ceiling(self) -> int:
+        return len(self.terms)
+
+    def _held(self, logs: Array, coefficients: Array) -> Array:
+        """Log of what stands above the floor."""
+        above = _log_sum(logs[1:])
+        if not self.has_ceiling:
+            return above
+        return np.asarray(-0.5 * np.logaddexp(-2.0 * above, -2.0 * coefficients[self._ceiling]))
+
+
+def _log_sum(logs: Array) -> Array:
+    return np.asarray(np.logaddexp.reduce(logs, axis=0))
 
 
 _EXPONENT = (0.01, 3.0)
@@ -167,9 +213,24 @@ _LOSS_FLOOR = Term("log_E")
 _SIZE = Term("log_A", (("alpha", -1, "num_params"),))
 _DATA = Term("log_B", (("beta", -1, "examples"),))
 
+_NOISE = {"alpha": _EXPONENT, "beta": _EXPONENT, "gamma": _EXPONENT, "alpha2": (-2.0, 2.0)}
+_EFFECTIVE = (
+    _LOSS_FLOOR,
+    _SIZE,
+    Term("log_B", (("beta", -1, "iterations"),)),
+    Term("log_C", (("gamma", 1, "effective_ratio"), ("alpha2", -1, "num_params"))),
+)
+
 FORMS: dict[str, Form] = {
     form.name: form
     for form in (
+        Form(
+            "chinchilla",
+            "L = E + A/M^alpha + B/n^beta, without noise",
+            (_LOSS_FLOOR, _SIZE, _DATA),
+            {"alpha": _EXPONENT, "beta": _EXPONENT},
+            noise_free=True,
+        ),
         Form(
             "form-3",
             "L = E + A/M^alpha + B/n^beta + C·r^gamma",
@@ -195,14 +256,18 @@ FORMS: dict[str, Form] = {
         Form(
             "effective-noise",
             "L = E + A/M^alpha + B/T^beta + C·e^gamma/M^alpha2, e² = r² + 1/(P·M)",
-            (
-                _LOSS_FLOOR,
-                _SIZE,
-                Term("log_B", (("beta", -1, "iterations"),)),
-                Term("log_C", (("gamma", 1, "effective_ratio"), ("alpha2", -1, "num_params"))),
-            ),
-            {"alpha": _EXPONENT, "beta": _EXPONENT, "gamma": _EXPONENT, "alpha2": (-2.0, 2.0)},
+            _EFFECTIVE,
+            _NOISE,
+        ),
+        Form(
+            "ceiling",
+            "L = E + 1/√(1/x² + 1/U²), x = A/M^alpha + B/T^beta + C·e^gamma/M^alpha2, "
+            "e² = r² + 1/(P·M)",
+            _EFFECTIVE,
+            _NOISE,
+            has_ceiling=True,
         ),
     )
 }
-"""The parametric forms by name: `form-3` and `form-5` are the paper's, `effective-noise` ours."""
+"""The parametric forms by name: `chinchilla` is that of Hoffmann et al. (2022, arXiv 2203.15556),
+`form-3` and `form-5` are the paper's, `effective-noise` and `ceiling` ours."""

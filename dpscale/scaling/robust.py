@@ -82,11 +82,13 @@ class _Centred:
         self.form = form
         self.log_losses = log_losses
         self.weights = weights
-        self.num_constants = len(form.intercepts)
+        self.num_constants = len(form.constants)
         design = form.design(points)
-        self.means = design.mean(axis=1)  # [terms, coefficients]
-        self.means[:, : self.num_constants] = 0.0
-        self.design = design - self.means[:, None, :]
+        means = design.mean(axis=1)  # [terms, coefficients]
+        means[:, : self.num_constants] = 0.0
+        self.design = design - means[:, None, :]
+        self.means = np.zeros((self.num_constants, design.shape[2]))
+        self.means[: len(form.terms)] = means
         # In centred features a constant is its term's size amid the data, at most a loss.
         low = np.full(self.num_constants, np.log(_NEGLIGIBLE) + log_losses.min())
         high = np.full(self.num_constants, np.log(2.0) + log_losses.max())
@@ -115,20 +117,19 @@ class _Centred:
         scale = np.sqrt(self.weights) / losses
         constants, _ = nnls(columns * scale[:, None], losses * scale)
         floor = 1e-2 * losses.min()  # a constant at exactly zero could not grow again
-        return np.concatenate([np.log(np.maximum(constants, floor)), exponents])
+        ceiling = [2.0 * losses.max()] if self.form.has_ceiling else []
+        constants = np.concatenate([np.maximum(constants, floor), ceiling])
+        return np.concatenate([np.log(constants), exponents])
 
     def _inside(self, theta: Array) -> Array:
         margin = 1e-6 * (self.high - self.low)
         return np.clip(theta, self.low + margin, self.high - margin)
 
     def _residuals(self, theta: Array) -> Array:
-        logs = self.design @ theta
-        return np.asarray(np.logaddexp.reduce(logs, axis=0) - self.log_losses)
+        return self.form.log_loss_of_design(theta, self.design) - self.log_losses
 
     def _jacobian(self, theta: Array) -> Array:
-        logs = self.design @ theta
-        shares = np.exp(logs - np.logaddexp.reduce(logs, axis=0))
-        return np.asarray(np.einsum("ki,kip->ip", shares, self.design))
+        return self.form.jacobian(theta, self.design)
 
     def _weighted_huber(self, squares: Any) -> Array:
         """scipy's contract: rho and its two derivatives at z = (residual / threshold)²."""

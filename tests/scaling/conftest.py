@@ -18,6 +18,13 @@ TRUTHS = {
     "form-3": [np.log(2.2), np.log(260.0), np.log(60.0), np.log(18.0), 0.55, 0.45, 0.5],
     "form-5": [np.log(2.3), np.log(160.0), np.log(45.0), np.log(1.9), 0.5, 0.4, 4.0, -0.03],
     "effective-noise": [np.log(1.8), np.log(90.0), np.log(8.0), np.log(16.0), 0.5, 0.45, 0.45, 0.0],
+    # Without noise the sizes alone spread the losses, from about 3.3 to 4.6.
+    "chinchilla": [np.log(2.2), np.log(400.0), np.log(60.0), 0.55, 0.45],
+    # The ceiling, 1.8 + 4.2, takes almost two nats off the largest losses.
+    "ceiling": [
+        *(np.log(1.8), np.log(90.0), np.log(8.0), np.log(24.0), np.log(4.2)),
+        *(0.5, 0.45, 0.45, 0.0),
+    ],
 }
 
 
