@@ -13,6 +13,7 @@ from dpscale.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
     from dpscale.scaling.law import ScalingLaw
+    from dpscale.scaling.scores import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +34,7 @@ class Options(CommonOptions):
     """Folder for figures (PNG)."""
     target: Literal["train_loss", "eval_loss"] = "train_loss"
     """Which loss the law predicts."""
-    hold_out: Literal["largest-size", "largest-size-and-noise"] = "largest-size"
-    """Which runs the comparison predicts."""
-    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise"] | None = None
+    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise", "ceiling"] | None = None
     """Make this form the law's default, whatever the comparison says."""
     bootstraps: int = 100
     """Bootstrap replicates over runs, for the prediction intervals."""
@@ -52,7 +51,7 @@ def run(options: Options, output: Output) -> ExitCode:
     runs = read_runs(options.runs, target=options.target)
     output.say(f"{len(runs.runs)} runs to fit, {len(runs.excluded)} left out")
     law = fit_law(
-        runs, hold_out=options.hold_out, form=options.form, num_replicates=options.bootstraps
+        runs, form=options.form, num_replicates=options.bootstraps, progress=output.progress
     )
     save_law(law, options.out)
     figures: list[Path] = []
@@ -72,20 +71,9 @@ def _print(law: "ScalingLaw", output: Output) -> None:
         names = [run.run_id for run in law.excluded if run.reason == reason]
         shown = ", ".join(names[:3]) + (", ..." if count > 3 else "")
         output.say(f"left out {count}: {reason} ({shown})")
-    output.say(f"held out: {law.held_out_rule}; {len(law.scores[0].points)} measurements")
-    output.table(
-        ("form", "mean error", "worst error", "signed mean", ""),
-        [
-            (
-                score.form,
-                f"{score.mean_abs_error:.2%}",
-                f"{score.worst_abs_error:.2%}",
-                f"{score.mean_error:+.2%}",
-                "default" if score.form == law.form else "",
-            )
-            for score in law.scores
-        ],
-    )
+    for each in law.held_out:
+        output.say(f"held out: {each.rule}; {len(each.scores[0].points)} measurements")
+        _print_scores(each, law, output)
     for point in law.score().points:
         output.say(
             f"  {law.form}: {point.num_params:,} parameters, {point.iterations:,} iterations, "
@@ -106,12 +94,30 @@ def _print(law: "ScalingLaw", output: Output) -> None:
         f"{law.physical_batch_size}"
     )
     output.say(f"schedule: {law.schedule_note}")
-    edges = sum(optimum.at_edge for optimum in law.learning_rates.optima)
+    optima = () if law.learning_rates is None else law.learning_rates.optima
+    edges = sum(optimum.at_edge for optimum in optima)
     if edges:
         output.say(
-            f"learning rate: at the edge of the swept rates in {edges} of "
-            f"{len(law.learning_rates.optima)} cells; widen the rates to find the optimum there"
+            f"learning rate: at the edge of the swept rates in {edges} of {len(optima)} cells; "
+            "widen the rates to find the optimum there"
         )
+
+
+def _print_scores(held_out: "HeldOut", law: "ScalingLaw", output: Output) -> None:
+    output.table(
+        ("form", "mean error", "worst error", "signed mean", "regret", ""),
+        [
+            (
+                score.form,
+                f"{score.mean_abs_error:.2%}",
+                f"{score.worst_abs_error:.2%}",
+                f"{score.mean_error:+.2%}",
+                "-" if score.regret is None else f"{score.regret:.2%}",
+                "default" if score.form == law.form else "",
+            )
+            for score in held_out.scores
+        ],
+    )
 
 
 def _json(law: "ScalingLaw", path: Path, figures: list[Path]) -> dict[str, object]:
@@ -120,19 +126,7 @@ def _json(law: "ScalingLaw", path: Path, figures: list[Path]) -> dict[str, objec
         "form": law.form,
         "form_chosen_by": law.form_chosen_by,
         "target": law.target,
-        "held_out": law.held_out_rule,
-        "errors": {
-            score.form: {
-                "mean_abs_error": score.mean_abs_error,
-                "worst_abs_error": score.worst_abs_error,
-                "mean_error": score.mean_error,
-                "points": [
-                    {**dataclasses.asdict(point), "relative_error": point.relative_error}
-                    for point in score.points
-                ],
-            }
-            for score in law.scores
-        },
+        "held_out": [_held_out_json(each) for each in law.held_out],
         "num_runs": len(law.run_ids),
         "num_excluded": len(law.excluded),
         "excluded": [dataclasses.asdict(run) for run in law.excluded],
@@ -145,4 +139,24 @@ def _json(law: "ScalingLaw", path: Path, figures: list[Path]) -> dict[str, objec
         "run_scatter": law.run_scatter,
         "schedule_note": law.schedule_note,
         "figures": [str(figure) for figure in figures],
+    }
+
+
+def _held_out_json(held_out: "HeldOut") -> dict[str, object]:
+    return {
+        "name": held_out.name,
+        "rule": held_out.rule,
+        "errors": {
+            score.form: {
+                "mean_abs_error": score.mean_abs_error,
+                "worst_abs_error": score.worst_abs_error,
+                "mean_error": score.mean_error,
+                "regret": score.regret,
+                "points": [
+                    {**dataclasses.asdict(point), "relative_error": point.relative_error}
+                    for point in score.points
+                ],
+            }
+            for score in held_out.scores
+        },
     }

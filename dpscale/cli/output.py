@@ -41,6 +41,10 @@ class Output:
         """A warning, on stderr."""
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
+    def progress(self, text: str) -> None:
+        """Where long work stands, on stderr."""
+        self.progress_console.print(text, markup=False)
+
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A small table for people, on stdout; nothing under `--json`."""
         if self.json:

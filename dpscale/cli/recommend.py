@@ -45,7 +45,7 @@ class Options(CommonOptions):
     """Tokens in a unit; by default that of --data, else the law's."""
     vocab_size: float | None = None
     """Vocabulary; by default that of --data, else the law's."""
-    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise"] | None = None
+    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise", "ceiling"] | None = None
     """Which form of the law to ask; by default the one that `fit` chose."""
     out: Path | None = None
     """Write a config that `dpscale train` takes as it is."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dpscale.scaling.law import FORM_NAMES, ScalingLaw
+from dpscale.scaling.law import ScalingLaw
 from dpscale.scaling.smoothing import PlanCurve
 
 if TYPE_CHECKING:
@@ -143,16 +143,16 @@ def _held_out(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure":
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(
-        1, len(FORM_NAMES), figsize=(2.5 * len(FORM_NAMES), 2.9), sharex=True, sharey=True
+        1, len(law.forms), figsize=(2.5 * len(law.forms), 2.9), sharex=True, sharey=True
     )
     every = [
         loss
-        for score in law.scores
+        for score in law.held_out[0].scores
         for point in score.points
         for loss in (point.measured_loss, point.predicted_loss)
     ]
     ends = np.array([min(every) * 0.97, max(every) * 1.03])
-    for panel, name in zip(panels, FORM_NAMES, strict=True):
+    for panel, name in zip(panels, law.forms, strict=True):
         score = law.score(name)
         panel.fill_between(ends, 0.95 * ends, 1.05 * ends, color="0.93", label="within 5 %")
         panel.plot(ends, ends, "-", color="0.6", linewidth=0.8)
@@ -169,7 +169,7 @@ def _held_out(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure":
         panel.set_ylim(*ends)
     panels[0].set_ylabel(f"predicted {_loss_label(law)}")
     panels[0].legend(loc="upper left")
-    figure.suptitle(f"Held out: {law.held_out_rule}", y=0.99)
+    figure.suptitle(f"Held out: {law.held_out[0].rule}", y=0.99)
     figure.tight_layout()
     return figure
 

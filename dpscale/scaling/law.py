@@ -1,90 +1,49 @@
 """A fitted scaling law: what it was fitted to, what it predicts, and how sure it is.
 
-**Interval.** A 90 % prediction interval for the loss of one new run at x, on the log scale:
-log L(x) ± t · sqrt(s² + v(x)), where
+**Two intervals**, both 90 % and symmetric on the log scale, log L(x) ± half:
 
-- s² is the largest of three: the mean squared log error on the held-out runs; the squared
-  scatter of single runs about the law (`run_scatter`), so that it holds seed-to-seed noise;
-  and the mean squared log distance to the other forms' predictions, each form weighted by the
-  inverse of its held-out mean square, which grows where no run has been;
-- v(x) is the uncertainty of the fit itself: for a parametric form the variance of log L(x)
-  over bootstrap replicates, each with random weights on whole *runs*; for the
-  semi-parametric law `run_scatter`² times the squared interpolation weights, which is what
-  such a bootstrap of an interpolation amounts to;
-- t is the 95 % quantile of Student's t with as many degrees of freedom as there are
-  held-out measurements.
+- `law_interval`, for the loss that the law itself has at x (the mean over runs), should its form
+  be right: half = t_f · sqrt(v(x)). v(x) is the uncertainty of the fit: for a parametric form the
+  mean squared deviation over bootstrap replicates, each with random weights on whole *runs*,
+  times n / f, as a bootstrap of n runs and p coefficients shrinks by f / n, f = n - p; for
+  the semi-parametric law `run_scatter`² times the squared interpolation weights, which is what
+  such a bootstrap of an interpolation amounts to.
+- `interval`, for the loss of *one new run* at x: half = t_h · sqrt(s² + v(x)), where s² is the
+  largest of three: the mean squared log error on the held-out runs (the first way of holding
+  out); the squared scatter of single runs about the law (`run_scatter`), so that it holds
+  seed-to-seed noise; and the mean squared log distance to the other forms' predictions, each
+  weighted by the inverse of its held-out mean square, which grows where no run has been.
+
+t_f and t_h are the 95 % quantiles of Student's t with f degrees of freedom, and with as many as
+there are held-out measurements.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import t as student_t
 
 from dpscale.errors import InputError
 from dpscale.scaling.forms import FORMS, Array, ParametricName, Points
-from dpscale.scaling.learning_rate import LearningRateLaw
+from dpscale.scaling.learning_rate import LearningRateLaw, RateAnswer
 from dpscale.scaling.runs import ExcludedRun, Target
+from dpscale.scaling.scores import FORM_NAMES, FormName, FormScore, HeldOut
 from dpscale.scaling.surface import Surface
 
-FormName = Literal["semi-parametric", "form-3", "form-5", "effective-noise"]
-FORM_NAMES: tuple[FormName, ...] = ("semi-parametric", "form-3", "form-5", "effective-noise")
-LAW_VERSION = 1
-
-
-@dataclass(frozen=True)
-class HeldOutPoint:
-    """A held-out measurement (the end of a planned run, best rate) and its prediction."""
-
-    num_params: int
-    iterations: int
-    noise_batch_ratio: float
-    measured_loss: float
-    predicted_loss: float
-
-    @property
-    def relative_error(self) -> float:
-        """(predicted - measured) / measured: positive where the law predicts too much."""
-        return self.predicted_loss / self.measured_loss - 1
-
-
-@dataclass(frozen=True)
-class FormScore:
-    """How a form did on the held-out runs, fitted without them."""
-
-    form: FormName
-    points: tuple[HeldOutPoint, ...]
-
-    @property
-    def mean_abs_error(self) -> float:
-        """Mean absolute relative error."""
-        return float(np.mean([abs(point.relative_error) for point in self.points]))
-
-    @property
-    def mean_error(self) -> float:
-        """Mean signed relative error: positive where the form predicts too much."""
-        return float(np.mean([point.relative_error for point in self.points]))
-
-    @property
-    def worst_abs_error(self) -> float:
-        """Largest absolute relative error."""
-        return max(abs(point.relative_error) for point in self.points)
-
-    @property
-    def mean_squared_log_error(self) -> float:
-        """Mean of log²(predicted / measured)."""
-        return float(np.mean([math.log1p(point.relative_error) ** 2 for point in self.points]))
+LAW_VERSION = 2
 
 
 @dataclass(frozen=True)
 class ParametricFit:
-    """A parametric form fitted to all runs.
+    """A parametric form fitted to everything.
 
     Args:
       coefficients: By name, in the order of `Form.coefficient_names`; `log_` ones are natural
         logarithms of the constants in the formula, for M in parameters, T in iterations.
+      num_observations: n of the module docstring: curves, or rows, each counted once.
       replicates: Coefficients of bootstrap replicates, in the same order.
       starts_agreeing: How many of the `starts` ended within 0.1 % of the best objective.
       at_bound: Exponents that ended at a bound of the search: not determined by the data.
@@ -93,12 +52,18 @@ class ParametricFit:
     form: ParametricName
     formula: str
     coefficients: Mapping[str, float]
+    num_observations: int
     objective: float
     converged: bool
     starts: int
     starts_agreeing: int
     at_bound: tuple[str, ...]
     replicates: tuple[tuple[float, ...], ...]
+
+    @property
+    def freedom(self) -> int:
+        """Degrees of freedom that the fit leaves, at least 1."""
+        return max(1, self.num_observations - len(self.coefficients))
 
 
 @dataclass(frozen=True)
@@ -123,8 +88,14 @@ class ScalingLaw:
       form: The form that predictions use unless another is asked for.
       num_params_meaning: Which count M is.
       physical_batch_size: What an iteration of the sweep averaged.
-      t_quantile: t of the interval (module docstring).
+      statement: Where it comes from and how good it is, in one line; stands by every answer.
+      held_out: The first one sets the interval (module docstring).
       run_scatter: Scatter of single runs about the law, in log units.
+      surface: None for a law that was not fitted to curves; then there is no semi-parametric
+        form.
+      learning_rates: None for a law that knows nothing of the best rate.
+      swept_rates: Least and largest learning rate of the runs behind the law.
+      notes: Assumptions made on the way.
     """
 
     law_version: int
@@ -137,24 +108,36 @@ class ScalingLaw:
     seq_len: int
     vocab_size: int
     valid_range: ValidRange
+    statement: str
     schedule_note: str
-    held_out_rule: str
-    scores: tuple[FormScore, ...]
-    t_quantile: float
+    held_out: tuple[HeldOut, ...]
     run_scatter: float
     ratio_floor: float
     parametric: tuple[ParametricFit, ...]
-    surface: Surface
-    learning_rates: LearningRateLaw
+    surface: Surface | None
+    learning_rates: LearningRateLaw | None
+    swept_rates: tuple[float, float]
     source: str
     data_sha256: str
     run_ids: tuple[str, ...]
     excluded: tuple[ExcludedRun, ...]
+    notes: tuple[str, ...]
     versions: Mapping[str, str]
 
+    @property
+    def forms(self) -> tuple[FormName, ...]:
+        """The forms that it can be asked for, with noise as without."""
+        fitted = {fit.form for fit in self.parametric if not FORMS[fit.form].noise_free}
+        return tuple(
+            name
+            for name in FORM_NAMES
+            if name in fitted or (name == "semi-parametric" and self.surface is not None)
+        )
+
     def score(self, form: FormName | None = None) -> FormScore:
-        """The held-out score of a form (default: the law's own)."""
-        return next(score for score in self.scores if score.form == (form or self.form))
+        """How a form (default: the law's own) did on what was held out first."""
+        name = form or self.form
+        return next(score for score in self.held_out[0].scores if score.form == name)
 
     def predict(
         self,
@@ -169,18 +152,15 @@ class ScalingLaw:
 
         Args:
           num_params: All parameters, the tied embedding counted once.
-          batch_size: Examples averaged per iteration, which only `effective-noise` looks at;
-            the other forms answer for `physical_batch_size`, which is the default here too.
+          batch_size: Examples averaged per iteration, which only the forms with effective noise
+            look at; the others answer for `physical_batch_size`, the default here too.
           form: Default: the law's own.
+
+        Raises:
+          InputError: The law has no such form.
         """
-        name = form or self.form
-        if name == "semi-parametric":
-            log_loss = self.surface.log_loss(num_params, iterations, noise_batch_ratio)
-        else:
-            points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
-            coefficients = list(self._fit_of(name).coefficients.values())
-            log_loss = FORMS[name].log_loss(coefficients, points)
-        return np.asarray(np.exp(log_loss))
+        where = (num_params, iterations, noise_batch_ratio)
+        return np.asarray(np.exp(self._log_loss(form or self.form, *where, batch_size)))
 
     def interval(
         self,
@@ -200,14 +180,84 @@ class ScalingLaw:
         """
         name = form or self.form
         where = (num_params, iterations, noise_batch_ratio)
-        log_middle = np.log(self.predict(*where, batch_size=batch_size, form=name))
-        of_fit = self._of_fit(name, *where, batch_size, log_middle)
+        middle = self._log_loss(name, *where, batch_size)
+        score = self.score(name)
         of_run = np.maximum(
-            max(self.score(name).mean_squared_log_error, self.run_scatter**2),
-            self._disagreement(name, *where),
+            max(score.mean_squared_log_error, self.run_scatter**2), self._disagreement(name, *where)
         )
-        half = self.t_quantile * np.sqrt(of_run + of_fit)
-        return np.exp(log_middle - half), np.exp(log_middle + half)
+        of_fit = self._of_fit(name, *where, batch_size, middle)
+        half = student_t.ppf(0.95, df=len(score.points)) * np.sqrt(of_run + of_fit)
+        return np.exp(middle - half), np.exp(middle + half)
+
+    def law_interval(
+        self,
+        num_params: ArrayLike,
+        iterations: ArrayLike,
+        noise_batch_ratio: ArrayLike,
+        *,
+        batch_size: ArrayLike | None = None,
+        form: FormName | None = None,
+    ) -> tuple[Array, Array]:
+        """The 90 % interval for the law's own loss, its form being right (module docstring).
+
+        Takes what `predict` takes, and broadcasts alike.
+
+        Returns:
+          The lower and the upper ends.
+        """
+        name = form or self.form
+        where = (num_params, iterations, noise_batch_ratio)
+        middle = self._log_loss(name, *where, batch_size)
+        of_fit = self._of_fit(name, *where, batch_size, middle)
+        half = student_t.ppf(0.95, df=self._freedom(name)) * np.sqrt(of_fit)
+        return np.exp(middle - half), np.exp(middle + half)
+
+    def learning_rate(self, num_params: float, noise_batch_ratio: float) -> RateAnswer:
+        """The best rate that the law knows of, or the middle of the swept ones."""
+        if self.learning_rates is not None:
+            return self.learning_rates.best(num_params, noise_batch_ratio)
+        middle = math.sqrt(self.swept_rates[0] * self.swept_rates[1])
+        return RateAnswer(middle, False, is_tuned=False, swept=self.swept_rates)
+
+    def replicate_log_losses(
+        self,
+        num_params: ArrayLike,
+        iterations: ArrayLike,
+        noise_batch_ratio: ArrayLike,
+        *,
+        batch_size: ArrayLike | None = None,
+        form: FormName | None = None,
+    ) -> Array:
+        """Log losses by each bootstrap replicate of a parametric form: [replicates, ...].
+
+        Empty along the first axis for the semi-parametric form, which has none.
+        """
+        name = form or self.form
+        points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
+        if name == "semi-parametric":
+            return np.empty((0, *points.num_params.shape))
+        replicates = np.array(self._fit_of(name).replicates)
+        design = FORMS[name].design(points)
+        logs = [FORMS[name].log_loss_of_design(each, design) for each in replicates]
+        return np.reshape(logs, (len(replicates), *points.num_params.shape))
+
+    def _log_loss(
+        self,
+        name: FormName,
+        num_params: ArrayLike,
+        iterations: ArrayLike,
+        noise_batch_ratio: ArrayLike,
+        batch_size: ArrayLike | None = None,
+    ) -> Array:
+        if name not in self.forms:
+            raise InputError(
+                "--form",
+                f"expected one of {', '.join(self.forms)}, which this law holds, found {name!r}.",
+            )
+        if name == "semi-parametric" and self.surface is not None:
+            return self.surface.log_loss(num_params, iterations, noise_batch_ratio)
+        points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
+        return FORMS[name].log_loss(list(self._fit_of(name).coefficients.values()), points)
 
     def _of_fit(
         self,
@@ -219,15 +269,21 @@ class ScalingLaw:
         log_middle: Array,
     ) -> Array:
         """Mean squared log error that the fit itself brings."""
-        if name == "semi-parametric":
+        if name == "semi-parametric" and self.surface is not None:
             return self.run_scatter**2 * self.surface.squared_weights(num_params, noise_batch_ratio)
-        replicates = self._fit_of(name).replicates
-        if not replicates:
+        where = (num_params, iterations, noise_batch_ratio)
+        logs = self.replicate_log_losses(*where, batch_size=batch_size, form=name)
+        if not logs.size:
             return np.zeros(log_middle.shape)
-        points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
-        logs = np.stack([FORMS[name].log_loss(each, points) for each in replicates])
+        fit = self._fit_of(name)
         # About the fit itself, not about the replicates' mean: their offset counts too.
-        return np.asarray(np.mean((logs - log_middle) ** 2, axis=0))
+        squares = np.mean((logs - log_middle) ** 2, axis=0)
+        return np.asarray(squares * (fit.num_observations / fit.freedom))
+
+    def _freedom(self, name: FormName) -> int:
+        if name == "semi-parametric":
+            return len(self.score(name).points)
+        return self._fit_of(name).freedom
 
     def _disagreement(
         self,
@@ -238,21 +294,24 @@ class ScalingLaw:
     ) -> Array:
         """Weighted mean squared log distance between a form's prediction and the others'.
 
-        All at the sweep's physical batch: only one form has a view of other batches.
+        All at the sweep's physical batch: only some forms have a view of other batches.
         """
         where = (num_params, iterations, noise_batch_ratio)
-        own = np.log(self.predict(*where, form=name))
-        others = [score for score in self.scores if score.form != name]
-        squares = [(np.log(self.predict(*where, form=score.form)) - own) ** 2 for score in others]
+        own = self._log_loss(name, *where)
+        others = [
+            score
+            for score in self.held_out[0].scores
+            if score.form != name and score.form in self.forms
+        ]
+        if not others:
+            return np.zeros(own.shape)
+        squares = [(self._log_loss(score.form, *where) - own) ** 2 for score in others]
         noise = max(self.run_scatter**2, 1e-12)
         weights = [1 / max(score.mean_squared_log_error, noise) for score in others]
         return np.asarray(np.average(np.stack(squares), axis=0, weights=weights))
 
     def _fit_of(self, name: FormName) -> ParametricFit:
-        for fit in self.parametric:
-            if fit.form == name:
-                return fit
-        raise InputError("--form", f"expected one of {', '.join(FORM_NAMES)}, found {name!r}.")
+        return next(fit for fit in self.parametric if fit.form == name)
 
     def _points(
         self,
@@ -262,7 +321,7 @@ class ScalingLaw:
         noise_batch_ratio: ArrayLike,
         batch_size: ArrayLike | None,
     ) -> Points:
-        if batch_size is None or name != "effective-noise":
+        if batch_size is None or name not in ("effective-noise", "ceiling"):
             batch_size = self.physical_batch_size
         return Points.of(
             num_params,

@@ -34,12 +34,18 @@ class RateOptimum:
 class RateAnswer:
     """A recommended rate, and what to say about it.
 
-    `at_edge`: the nearest optimum stood at the edge of the swept rates, or the plane left
-    their range and was cut to it.
+    Args:
+      at_edge: The nearest optimum stood at the edge of the swept rates, or the plane left
+        their range and was cut to it.
+      is_tuned: Whether the law knows how the best rate depends on anything; otherwise the rate
+        is the middle of the swept ones, on the log scale.
+      swept: Least and largest rate of the runs behind the law.
     """
 
     learning_rate: float
     at_edge: bool
+    is_tuned: bool
+    swept: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class LearningRateLaw:
             ),
         )
         cut = not self.swept[0] * 0.999 <= plane <= self.swept[1] * 1.001
-        return RateAnswer(rate, nearest.at_edge or cut)
+        return RateAnswer(rate, nearest.at_edge or cut, True, self.swept)
 
 
 def fit_learning_rates(curves: Sequence[PlanCurve], *, ratio_floor: float) -> LearningRateLaw:

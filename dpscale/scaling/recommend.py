@@ -23,8 +23,9 @@ from dpscale.errors import InputError
 from dpscale.scaling.budget import Accounting, Budget, Noise
 from dpscale.scaling.extrapolation import Extrapolation, find_extrapolations
 from dpscale.scaling.forms import Array
-from dpscale.scaling.law import FormName, ScalingLaw
+from dpscale.scaling.law import ScalingLaw
 from dpscale.scaling.learning_rate import RateAnswer
+from dpscale.scaling.scores import FormName
 from dpscale.sizes import LADDER_WIDTHS, ladder_shape
 
 BATCHES_PER_OCTAVE = 16
@@ -234,7 +235,7 @@ def _report(
         noise_multiplier=noise.noise_multiplier,
         truncated_batch_size=noise.truncated_batch_size,
         noise_batch_ratio=ratio,
-        learning_rate=law.learning_rates.best(params.total, ratio),
+        learning_rate=law.learning_rate(params.total, ratio),
         form=form,
         predicts=law.target,
         predicted_loss=float(loss),
