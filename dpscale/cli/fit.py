@@ -14,22 +14,28 @@ from dpscale.errors import ExitCode, InputError
 if TYPE_CHECKING:
     from dpscale.scaling.law import ScalingLaw
     from dpscale.scaling.scores import HeldOut
+    from dpscale.scaling.smoothing import PlanCurve
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
     """Fit scaling laws to the law-fitting runs of a sweep, and compare them on held-out runs.
 
-    Fits the semi-parametric law and two parametric forms of arXiv 2501.18914 and one form of
-    our own, first without the held-out runs, which they then predict, and in the end to all
-    runs. The form with the least held-out error is the law's default. Runs that are left out
-    are listed with their reasons.
+    Fits the semi-parametric law and the parametric forms of arXiv 2501.18914, Chinchilla's form
+    to the runs without noise, and two forms of our own: first without the largest model, the
+    longest runs, the least and the most noise in turn, which they then predict, and in the end
+    to all runs. The form with the least held-out error is the law's default. Runs that are left
+    out are listed with their reasons.
     """
 
-    runs: Annotated[Path, tyro.conf.Positional]
-    """A sweep's folder, a folder of runs, or a results table (.parquet, .csv)."""
+    runs: Annotated[str, tyro.conf.Positional]
+    """A sweep's folder, a folder of runs, a results table (.parquet, .csv), or a table of optima
+    (.toml; `embedded:mckenna2025-table2` ships with the package)."""
     out: Path
     """Where the law is written, such as law.json."""
+    format: Literal["dpscale", "mckenna2025", "optima"] = "dpscale"
+    """Whose layout the input has: ours, the results.csv of the authors of arXiv 2501.18914, or a
+    table of the best configurations under several budgets."""
     figures: Path | None = None
     """Folder for figures (PNG)."""
     target: Literal["train_loss", "eval_loss"] = "train_loss"
@@ -42,28 +48,57 @@ class Options(CommonOptions):
 
 def run(options: Options, output: Output) -> ExitCode:
     """Fits, reports, writes the law and its figures."""
-    from dpscale.scaling.fit import fit_law
     from dpscale.scaling.lawfile import save_law
-    from dpscale.scaling.runs import read_runs
 
     if options.bootstraps < 2:
         raise InputError("--bootstraps", f"expected at least 2, found {options.bootstraps}.")
-    runs = read_runs(options.runs, target=options.target)
-    output.say(f"{len(runs.runs)} runs to fit, {len(runs.excluded)} left out")
-    law = fit_law(
-        runs, form=options.form, num_replicates=options.bootstraps, progress=output.progress
+    law, curves = (
+        _fit_optima(options, output) if options.format == "optima" else _fit_runs(options, output)
     )
     save_law(law, options.out)
     figures: list[Path] = []
     if options.figures is not None:
         from dpscale.scaling.figures import draw_figures
-        from dpscale.scaling.smoothing import smooth
 
-        figures = draw_figures(law, smooth(runs.runs), options.figures)
+        figures = draw_figures(law, curves, options.figures)
     _print(law, output)
     output.say(f"wrote {options.out}" + (f" and {len(figures)} figures" if figures else ""))
     output.result(_json(law, options.out, figures))
     return ExitCode.OK
+
+
+def _fit_runs(options: Options, output: Output) -> "tuple[ScalingLaw, list[PlanCurve]]":
+    """The law of a sweep's runs, and the curves it was fitted to."""
+    from dpscale.scaling.fit import fit_law
+    from dpscale.scaling.runs import read_runs
+    from dpscale.scaling.smoothing import smooth
+
+    runs = read_runs(options.runs, target=options.target)
+    output.say(f"{len(runs.runs)} runs to fit, {len(runs.excluded)} left out")
+    law = fit_law(
+        runs, form=options.form, num_replicates=options.bootstraps, progress=output.progress
+    )
+    return law, smooth(runs.runs)
+
+
+def _fit_optima(options: Options, output: Output) -> "tuple[ScalingLaw, list[PlanCurve]]":
+    """The law of a table of optima, behind which there are no curves."""
+    from dpscale.scaling.optima import read_optima
+    from dpscale.scaling.optima_law import fit_optima_law
+    from dpscale.scaling.published import find_table
+
+    if options.form == "semi-parametric":
+        raise InputError("--form", "semi-parametric needs curves, and a table of optima has none.")
+    if options.figures is not None:
+        raise InputError(
+            "--figures", "there are no runs to draw; `dpscale figures --law LAW` draws what it can."
+        )
+    optima = read_optima(find_table(options.runs), source=options.runs)
+    output.say(f"{len(optima.rows)} optima to fit, {optima.num_distinct} of them distinct")
+    law = fit_optima_law(
+        optima, form=options.form, num_replicates=options.bootstraps, progress=output.progress
+    )
+    return law, []
 
 
 def _print(law: "ScalingLaw", output: Output) -> None:
