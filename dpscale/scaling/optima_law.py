@@ -43,7 +43,7 @@ def fit_optima_law(
         fit = _fit_with_replicates(each, problem, optima, num_replicates, generator)
         fits.append(fit)
         start = list(fit.coefficients.values())
-        scores.append(FormScore(each.name, _left_out(problem, optima, start), None))
+        scores.append(FormScore(each.name, left_out(problem, optima, start), None))
         errors[each.name] = problem.least_losses(start) / _losses(optima) - 1
         progress(
             f"{each.name}: fitted, {fit.starts_agreeing} of {fit.starts} starts agree; mean error "
@@ -101,7 +101,7 @@ def _fit_with_replicates(
     return parametric_fit(form, fit, FACTS_OF_A_ROW * groups, replicates)
 
 
-def _left_out(
+def left_out(
     problem: OptimaProblem, optima: Optima, start: Sequence[float]
 ) -> tuple[HeldOutPoint, ...]:
     """The least loss promised for each row's budget by a fit without it and its near-copies."""
