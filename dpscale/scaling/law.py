@@ -3,11 +3,13 @@
 **Two intervals**, both 90 % and symmetric on the log scale, log L(x) ± half:
 
 - `law_interval`, for the loss that the law itself has at x (the mean over runs), should its form
-  be right: half = t_f · sqrt(v(x)). v(x) is the uncertainty of the fit: for a parametric form the
-  mean squared deviation over bootstrap replicates, each with random weights on whole *runs*,
-  times n / f, as a bootstrap of n runs and p coefficients shrinks by f / n, f = n - p; for
-  the semi-parametric law `run_scatter`² times the squared interpolation weights, which is what
-  such a bootstrap of an interpolation amounts to.
+  be right: half = t_f · sqrt(v(x)). v(x) is the uncertainty of the fit, of two parts. The
+  first, for a parametric form, is the mean squared deviation over bootstrap replicates, each
+  with random weights on whole *runs*, times n / f, as a bootstrap of n runs and p coefficients
+  shrinks by f / n, f = n - p; for the semi-parametric law it is `run_scatter`² times the squared
+  interpolation weights, which is what such a bootstrap of an interpolation amounts to. The second
+  is the error that all curves share, as each is set to the lowest point of one parabola over
+  the learning rates (`rate_parabola.RateParabola.level_error`): no weights on curves show it.
 - `interval`, for the loss of *one new run* at x: half = t_h · sqrt(s² + v(x)), where s² is the
   largest of three: the mean squared log error on the held-out runs (the first way of holding
   out); the squared scatter of single runs about the law (`run_scatter`), so that it holds
@@ -212,10 +214,12 @@ class ScalingLaw:
         half = student_t.ppf(0.95, df=self._freedom(name)) * np.sqrt(of_fit)
         return np.exp(middle - half), np.exp(middle + half)
 
-    def learning_rate(self, num_params: float, noise_batch_ratio: float) -> RateAnswer:
+    def learning_rate(
+        self, num_params: float, iterations: float, noise_batch_ratio: float
+    ) -> RateAnswer:
         """The best rate that the law knows of, or the middle of the swept ones."""
         if self.learning_rates is not None:
-            return self.learning_rates.best(num_params, noise_batch_ratio)
+            return self.learning_rates.best(num_params, iterations, noise_batch_ratio)
         middle = math.sqrt(self.swept_rates[0] * self.swept_rates[1])
         return RateAnswer(middle, False, is_tuned=False, swept=self.swept_rates)
 
@@ -269,16 +273,19 @@ class ScalingLaw:
         log_middle: Array,
     ) -> Array:
         """Mean squared log error that the fit itself brings."""
+        parabola = None if self.learning_rates is None else self.learning_rates.parabola
+        shared = 0.0 if parabola is None else parabola.level_error**2
         if name == "semi-parametric" and self.surface is not None:
-            return self.run_scatter**2 * self.surface.squared_weights(num_params, noise_batch_ratio)
+            weights = self.surface.squared_weights(num_params, noise_batch_ratio)
+            return np.asarray(self.run_scatter**2 * weights + shared)
         where = (num_params, iterations, noise_batch_ratio)
         logs = self.replicate_log_losses(*where, batch_size=batch_size, form=name)
         if not logs.size:
-            return np.zeros(log_middle.shape)
+            return np.full(log_middle.shape, shared)
         fit = self._fit_of(name)
         # About the fit itself, not about the replicates' mean: their offset counts too.
         squares = np.mean((logs - log_middle) ** 2, axis=0)
-        return np.asarray(squares * (fit.num_observations / fit.freedom))
+        return np.asarray(squares * (fit.num_observations / fit.freedom) + shared)
 
     def _freedom(self, name: FormName) -> int:
         if name == "semi-parametric":

@@ -1,9 +1,8 @@
-"""The best learning rate as a function of size and noise-batch ratio.
+"""The best learning rate as a function of size, iterations and noise-batch ratio.
 
-For each size and ratio a parabola in the log of the rate goes through the losses at the best
-swept rate and its two neighbours; its vertex is the optimum there. Where the best rate stood
-at the edge of the swept ones there is no parabola: the edge is kept, and flagged. A plane
-through the optima in (log M, log ratio) gives the rate in between.
+The optimum of the parabola that all swept rates are fitted by (`rate_parabola`): a plane in
+(log M, log T, log ratio). Cells whose best rate stood at the edge of the swept ones take part in
+it by the slope of their losses, and are flagged: near them the answer is extrapolated.
 """
 
 import math
@@ -13,18 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 
 from dpscale.scaling.forms import Array
+from dpscale.scaling.rate_parabola import RateCell, RateParabola, fit_rate_parabola
 from dpscale.scaling.smoothing import PlanCurve
 
 
 @dataclass(frozen=True)
 class RateOptimum:
-    """The best rate at one size and ratio (longest plan that swept rates).
+    """The best swept rate at one size, planned length and ratio.
 
-    `at_edge`: the best swept rate was the least or the largest, so that the true optimum may
-    lie beyond it.
+    `at_edge`: it was the least or the largest, so that the true optimum may lie beyond it.
     """
 
     num_params: int
+    iterations: int
     noise_batch_ratio: float
     learning_rate: float
     at_edge: bool
@@ -50,79 +50,85 @@ class RateAnswer:
 
 @dataclass(frozen=True)
 class LearningRateLaw:
-    """log rate = constant + size_slope · log M + ratio_slope · log max(r, ratio_floor).
+    """Where the best rate lies.
 
     Args:
+      parabola: None where the sweep shows no curvature over the rates: then the best rate is
+        `typical_rate` everywhere.
+      typical_rate: Geometric mean of the best swept rates.
+      plane_scatter: Root mean square distance, in log rate, of the optima of single cells
+        (those not at an edge) from the plane; 0 without a parabola.
+      ratio_floor: What stands for ratio 0.
       swept: Least and largest rate of the sweep; answers stay inside.
-      optima: What the plane was fitted to.
+      optima: One a cell with several rates, or of all cells where none has several.
     """
 
-    constant: float
-    size_slope: float
-    ratio_slope: float
+    parabola: RateParabola | None
+    typical_rate: float
+    plane_scatter: float
     ratio_floor: float
     swept: tuple[float, float]
     optima: tuple[RateOptimum, ...]
 
-    def best(self, num_params: float, noise_batch_ratio: float) -> RateAnswer:
-        """The rate for a model of `num_params` parameters at `noise_batch_ratio`."""
-        log_ratio = math.log(max(noise_batch_ratio, self.ratio_floor))
-        plane = math.exp(
-            self.constant + self.size_slope * math.log(num_params) + self.ratio_slope * log_ratio
-        )
+    def best(self, num_params: float, iterations: float, noise_batch_ratio: float) -> RateAnswer:
+        """The rate for `num_params` parameters, `iterations` and `noise_batch_ratio`."""
+        place = self._place(num_params, iterations, noise_batch_ratio)
+        plane = self.typical_rate
+        if self.parabola is not None:
+            plane = math.exp(self.parabola.best_log_rate(place))
         rate = min(max(plane, self.swept[0]), self.swept[1])
         nearest = min(
             self.optima,
-            key=lambda at: math.hypot(
-                math.log(at.num_params / num_params),
-                math.log(max(at.noise_batch_ratio, self.ratio_floor)) - log_ratio,
+            key=lambda at: math.dist(
+                place, self._place(at.num_params, at.iterations, at.noise_batch_ratio)
             ),
         )
         cut = not self.swept[0] * 0.999 <= plane <= self.swept[1] * 1.001
         return RateAnswer(rate, nearest.at_edge or cut, True, self.swept)
 
+    def _place(self, num_params: float, iterations: float, ratio: float) -> Array:
+        return np.log([num_params, iterations, max(ratio, self.ratio_floor)])
+
 
 def fit_learning_rates(curves: Sequence[PlanCurve], *, ratio_floor: float) -> LearningRateLaw:
-    """Fits the plane to the optima of `curves`, by least squares.
+    """The law of the best rate over `curves`.
 
-    A slope that the sweep cannot show (one size, one ratio) is zero. Curves at a single rate
-    say nothing about the best one, and are looked at only where there are no others.
+    Curves at a single rate say nothing about the best one, and are looked at only where there
+    are no others.
     """
-    longest: dict[tuple[int, float], PlanCurve] = {}
-    for curve in [curve for curve in curves if len(curve.final_losses) > 1] or curves:
-        key = (curve.num_params, curve.noise_batch_ratio)
-        if key not in longest or curve.iterations > longest[key].iterations:
-            longest[key] = curve
-    optima = tuple(_optimum(curve) for curve in longest.values())
-    size = np.log([at.num_params for at in optima])
-    ratio = np.log([max(at.noise_batch_ratio, ratio_floor) for at in optima])
-    columns = np.stack([np.ones(size.size), size - size.mean(), ratio - ratio.mean()], axis=1)
-    rates = np.log([at.learning_rate for at in optima])
-    level, size_slope, ratio_slope = map(float, np.linalg.lstsq(columns, rates)[0])
-    swept = [rate for curve in curves for rate, _ in curve.final_losses]
+    swept = [curve for curve in curves if len(curve.final_losses) > 1] or curves
+    cells = [curve.rate_cell(ratio_floor) for curve in swept]
+    parabola = fit_rate_parabola(cells)
+    optima = tuple(_optimum(curve) for curve in swept)
+    rates = [rate for curve in curves for rate, _ in curve.final_losses]
+    interior = [cell for cell, at in zip(cells, optima, strict=True) if not at.at_edge]
     return LearningRateLaw(
-        constant=level - size_slope * float(size.mean()) - ratio_slope * float(ratio.mean()),
-        size_slope=size_slope,
-        ratio_slope=ratio_slope,
+        parabola=parabola,
+        typical_rate=float(np.exp(np.mean(np.log([at.learning_rate for at in optima])))),
+        plane_scatter=0.0 if parabola is None else _scatter(parabola, interior),
         ratio_floor=ratio_floor,
-        swept=(min(swept), max(swept)),
+        swept=(min(rates), max(rates)),
         optima=optima,
     )
 
 
+def _scatter(parabola: RateParabola, cells: Sequence[RateCell]) -> float:
+    """Root mean square distance of the cells' own optima from the plane; 0 without cells."""
+    off = [
+        parabola.own_vertex(cell) - parabola.best_log_rate(cell.place)
+        for cell in cells
+        if cell.near_best.sum() > 1
+    ]
+    return float(np.sqrt(np.mean(np.square(off)))) if off else 0.0
+
+
 def _optimum(curve: PlanCurve) -> RateOptimum:
-    rates = np.array([rate for rate, _ in curve.final_losses])
-    losses = np.array([loss for _, loss in curve.final_losses])
+    losses = [loss for _, loss in curve.final_losses]
     best = int(np.argmin(losses))
-    at_edge = best in (0, rates.size - 1)
-    rate = float(rates[best]) if at_edge else _vertex(rates, losses, best)
-    return RateOptimum(curve.num_params, curve.noise_batch_ratio, rate, at_edge)
-
-
-def _vertex(rates: Array, losses: Array, best: int) -> float:
-    """Vertex of the parabola through the best point and its neighbours, in the log rate."""
-    x = np.log(rates[best - 1 : best + 2])
-    curvature, slope, _ = np.polyfit(x - x[1], losses[best - 1 : best + 2], 2)
-    if curvature <= 0:  # three equal losses
-        return float(rates[best])
-    return float(np.exp(np.clip(x[1] - slope / (2 * curvature), x[0], x[2])))
+    return RateOptimum(
+        curve.num_params,
+        curve.iterations,
+        curve.noise_batch_ratio,
+        learning_rate=curve.final_losses[best][0],
+        at_edge=best in (0, len(losses) - 1),
+    )

@@ -235,7 +235,7 @@ def _report(
         noise_multiplier=noise.noise_multiplier,
         truncated_batch_size=noise.truncated_batch_size,
         noise_batch_ratio=ratio,
-        learning_rate=law.learning_rate(params.total, ratio),
+        learning_rate=law.learning_rate(params.total, iterations, ratio),
         form=form,
         predicts=law.target,
         predicted_loss=float(loss),

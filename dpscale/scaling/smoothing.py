@@ -4,6 +4,12 @@ For each model size, planned length, learning rate (seeds averaged) and noise-ba
 a rolling mean, isotonic regression over the iterations (decreasing), isotonic regression
 over the noise-batch ratio (increasing); then the minimum over learning rates.
 
+**The least of several.** Where runs scatter, the minimum over learning rates is too low on
+average, and most so where many rates are about equally good. So each curve is shifted (on the
+log scale, as a whole) to end where a parabola over the log rate, fitted to all curves together,
+has its lowest point (`rate_parabola`). Without several rates, or where they show no curvature,
+curves stay as they are.
+
 **Short runs.** The paper measures every 100 of 128,000 iterations and averages 10
 measurements, 1/128 of a run. Over a run of a few hundred iterations a single measurement is
 a longer share than that already, and 10 of them would lag far behind the curve: the window
@@ -16,14 +22,15 @@ as a final loss are those in the last 22 % of the run (`LAST_PART`; the paper's 
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from dpscale.scaling.forms import Array
+from dpscale.scaling.forms import Array, noise_floor
+from dpscale.scaling.rate_parabola import RateCell, fit_rate_parabola
 from dpscale.scaling.runs import RunCurve
 
 ROLLING_MEASUREMENTS = 10
@@ -40,7 +47,7 @@ LAST_PART = 100 / 128
 class PlanCurve:
     """Loss against iterations for one size, noise-batch ratio and planned length.
 
-    The best of the swept learning rates at each step, after smoothing.
+    The best of the swept learning rates at each step, after smoothing and shifting.
 
     Args:
       iterations: The planned length.
@@ -57,6 +64,12 @@ class PlanCurve:
     losses: Array
     run_ids: tuple[str, ...]
     final_losses: tuple[tuple[float, float], ...]
+
+    def rate_cell(self, ratio_floor: float) -> RateCell:
+        """What the curve's learning rates show; `ratio_floor` stands for ratio 0."""
+        rates, losses = np.log(self.final_losses).T
+        ratio = max(self.noise_batch_ratio, ratio_floor)
+        return RateCell(self.num_params, self.iterations, ratio, rates, losses)
 
     @property
     def final_loss(self) -> float:
@@ -95,6 +108,17 @@ def rolling_mean(losses: Array, window: int) -> Array:
     return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
+def _rolled(run: RunCurve) -> tuple[Array, Array]:
+    """Steps and losses after the rolling mean, which stands at the (log) mean of its steps.
+
+    At the last of its steps it would lag: the loss was still higher at the earlier ones.
+    """
+    window = rolling_window(run.steps.size)
+    if window == 1:
+        return run.steps, run.losses
+    return np.exp(rolling_mean(np.log(run.steps), window)), rolling_mean(run.losses, window)
+
+
 def decreasing(losses: Array) -> Array:
     """The non-increasing sequence nearest to `losses` in least squares."""
     return np.asarray(isotonic_regression(losses, increasing=False).x)
@@ -114,8 +138,29 @@ def increasing_over_ratio(curves: Array) -> Array:
     return result
 
 
-def smooth(runs: Iterable[RunCurve]) -> list[PlanCurve]:
+def smooth(runs: Sequence[RunCurve]) -> list[PlanCurve]:
     """One curve for each (size, noise-batch ratio, planned length), sorted by these."""
+    curves = least_over_rates(runs)
+    floor = noise_floor(
+        [curve.num_params for curve in curves],
+        runs[0].physical_batch_size,
+        [curve.noise_batch_ratio for curve in curves if curve.noise_batch_ratio > 0] or [np.inf],
+    )
+    parabola = fit_rate_parabola([curve.rate_cell(floor) for curve in curves])
+    if parabola is None:
+        return curves
+    return [_shifted(curve, parabola.level(curve.rate_cell(floor))) for curve in curves]
+
+
+def _shifted(curve: PlanCurve, log_end: float) -> PlanCurve:
+    """`curve` shifted to end at `log_end`; as it is where it has but one rate."""
+    if len(curve.final_losses) == 1:
+        return curve
+    return replace(curve, losses=curve.losses * (np.exp(log_end) / curve.final_loss))
+
+
+def least_over_rates(runs: Iterable[RunCurve]) -> list[PlanCurve]:
+    """The curves before they are shifted: the least loss of any rate at each step."""
     by_plan: dict[tuple[int, int], list[RunCurve]] = {}
     for run in runs:
         by_plan.setdefault((run.num_params, run.iterations), []).append(run)
@@ -133,7 +178,7 @@ def _smooth_plan(num_params: int, iterations: int, runs: list[RunCurve]) -> list
     """The curves of one size and planned length, one a ratio."""
     ratios = sorted({run.noise_batch_ratio for run in runs})
     rates = sorted({run.learning_rate for run in runs})
-    steps = np.array(sorted({step for run in runs for step in run.steps.tolist()}))
+    steps = np.array(sorted({step for run in runs for step in _rolled(run)[0].tolist()}))
     cube = np.full((len(rates), len(ratios), steps.size), np.nan)
     for i, rate in enumerate(rates):
         for j, ratio in enumerate(ratios):
@@ -151,10 +196,9 @@ def _smooth_plan(num_params: int, iterations: int, runs: list[RunCurve]) -> list
 
 def _decreasing_mean(runs: list[RunCurve], steps: Array) -> Array:
     """Seeds averaged, rolled, made decreasing; NaN outside what they measured."""
-    rolled = [rolling_mean(run.losses, rolling_window(run.steps.size)) for run in runs]
     on_grid = [
-        np.interp(np.log(steps), np.log(run.steps), losses, left=np.nan, right=np.nan)
-        for run, losses in zip(runs, rolled, strict=True)
+        np.interp(np.log(steps), np.log(at), losses, left=np.nan, right=np.nan)
+        for at, losses in map(_rolled, runs)
     ]
     total = np.nansum(on_grid, axis=0)
     count = np.isfinite(on_grid).sum(axis=0)

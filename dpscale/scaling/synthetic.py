@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dpscale.compute import count_params, train_flops
-from dpscale.scaling.forms import FORMS, Array, Points
+from dpscale.scaling.forms import FORMS, Array, Points, noise_floor
 from dpscale.sizes import ladder_shape
 
 SEQ_LEN, VOCAB_SIZE, BATCH = 64, 1024, 64
@@ -59,6 +59,17 @@ class SyntheticSweep:
     failed: int = 0
     diverged: int = 0
 
+    @property
+    def sizes(self) -> list[int]:
+        """All parameters of each width's model."""
+        shapes = [ladder_shape(w, vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN) for w in self.widths]
+        return [count_params(shape).total for shape in shapes]
+
+    @property
+    def ratio_floor(self) -> float:
+        """What stands for ratio 0, by the convention of the forms."""
+        return noise_floor(self.sizes, BATCH, [r for r in self.ratios if r > 0] or [np.inf])
+
     def loss(
         self,
         num_params: ArrayLike,
@@ -67,7 +78,9 @@ class SyntheticSweep:
         batch: ArrayLike = BATCH,
     ) -> Array:
         """The law's own loss, nats per token; the arguments broadcast against each other."""
-        points = Points.of(num_params, iterations, ratio, batch_size=batch, ratio_floor=1e-9)
+        points = Points.of(
+            num_params, iterations, ratio, batch_size=batch, ratio_floor=self.ratio_floor
+        )
         return np.asarray(np.exp(FORMS[self.form].log_loss(TRUTHS[self.form], points)))
 
     def best_log2_rate(self, num_params: float) -> float:

@@ -1,5 +1,7 @@
 """Each smoothing step does what it says, and they run in the stated order."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from dpscale.scaling.runs import RunCurve
 from dpscale.scaling.smoothing import (
     decreasing,
     increasing_over_ratio,
+    least_over_rates,
     rolling_mean,
     rolling_window,
     smooth,
@@ -91,3 +94,25 @@ def test_smoothed_losses_fall_with_steps_and_rise_with_noise() -> None:
 def test_only_the_last_part_counts_as_a_finished_run() -> None:
     (joined,) = smooth([curve([5.0] * 10)])
     assert joined.steps[joined.last_part].tolist() == [80.0, 90.0, 100.0]
+
+
+def test_the_rolling_mean_stands_where_its_steps_are_and_does_not_lag() -> None:
+    losses = (5.0 - 0.3 * np.log(np.arange(1, 61))).tolist()  # a straight line over log T
+    (joined,) = smooth([curve(losses)])
+    run = curve(losses)
+    on_the_line = np.interp(np.log(joined.steps), np.log(run.steps), run.losses)
+    assert joined.losses == pytest.approx(on_the_line, abs=1e-12)
+
+
+def test_curves_end_at_the_parabola_over_the_rates_not_at_the_luckiest_run() -> None:
+    factors = {0.01: 1.02, 0.02: 1.0, 0.04: 1.02}
+    runs = []
+    for size in (1000, 2000, 4000, 8000):
+        for rate, factor in factors.items():
+            lucky = 0.97 if (size, rate) == (4000, 0.04) else 1.0
+            run = curve([4.0 * factor * lucky, 3.0 * factor * lucky], rate=rate)
+            runs.append(replace(run, num_params=size, run_id=f"{size}-{rate}"))
+    ends = [each.final_loss for each in smooth(runs)]
+    assert least_over_rates(runs)[2].final_loss == pytest.approx(3.0 * 1.02 * 0.97)
+    assert ends[2] > 3.0 * 1.02 * 0.97 + 0.005
+    assert [each.losses[0] / each.final_loss for each in smooth(runs)] == pytest.approx([4 / 3] * 4)
