@@ -86,7 +86,7 @@ def run_scatter(
         if not FORMS[fit.form].noise_free:
             logs = FORMS[fit.form].log_loss(list(fit.coefficients.values()), where)
             scales.append(float(np.sqrt(np.sum((logs - measured) ** 2) / fit.freedom)))
-    return max(min(scales), _seed_scatter(runs))
+    return max(min(scales, default=0.0), _seed_scatter(runs))
 
 
 def _seed_scatter(runs: Sequence[RunCurve]) -> float:

@@ -1,7 +1,7 @@
 """From runs to a law: smooth, hold out, fit every form, compare, fit again on everything."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 
 import numpy as np
@@ -15,7 +15,7 @@ from dpscale.scaling.learning_rate import fit_learning_rates
 from dpscale.scaling.observations import Setting, curves_for
 from dpscale.scaling.progress import Progress, silent
 from dpscale.scaling.runs import RunCurve, RunSet
-from dpscale.scaling.scores import FormName, HeldOut
+from dpscale.scaling.scores import FORM_NAMES, FormName, HeldOut
 from dpscale.scaling.smoothing import LAST_PART, smooth
 from dpscale.scaling.surface import build_surface
 
@@ -27,15 +27,17 @@ def fit_law(
     runs: RunSet,
     *,
     form: FormName | None = None,
+    forms: Collection[FormName] = FORM_NAMES,
     num_replicates: int = NUM_REPLICATES,
     seed: int = 0,
     progress: Progress = silent,
 ) -> ScalingLaw:
-    """Fits all forms to `runs` and compares them on held-out runs.
+    """Fits forms to `runs` and compares them on held-out runs.
 
     Args:
       form: The form that predictions use; default: the one with the least mean absolute
         error on held-out runs, averaged over the ways of holding out.
+      forms: Which to fit and compare; the semi-parametric one is always there.
       num_replicates: Bootstrap replicates over runs, for the intervals.
       seed: Of the bootstrap; the same runs and seed give the same law.
 
@@ -45,7 +47,7 @@ def fit_law(
     _expect_spread(runs)
     held_out = []
     for split in splits(runs.runs):
-        held_out.append(score_forms(split))
+        held_out.append(score_forms(split, {*forms, "semi-parametric"}))
         progress(f"compared the forms on {split.rule}")
     curves = smooth(runs.runs)
     batch = runs.runs[0].physical_batch_size
@@ -54,7 +56,7 @@ def fit_law(
     parametric = tuple(
         fit_with_replicates(each, curves, setting, num_replicates, generator, progress)
         for each in FORMS.values()
-        if can_fit(each.name, curves_for(each, curves))
+        if each.name in forms and can_fit(each.name, curves_for(each, curves))
     )
     rates = [rate for curve in curves for rate, _ in curve.final_losses]
     return ScalingLaw(

@@ -6,7 +6,7 @@ for a choice: at each held-out combination of iterations and noise, how much wor
 measured size is the size that the form would have taken.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -74,13 +74,13 @@ def _split(
     return Split(name, rule, tuple(run for run in runs if not is_held(run)), held)
 
 
-def score_forms(split: Split) -> HeldOut:
-    """Every form that can be fitted without the held-out runs, against them."""
+def score_forms(split: Split, forms: Collection[FormName] = FORM_NAMES) -> HeldOut:
+    """Those of `forms` that can be fitted without the held-out runs, against them."""
     known, asked = smooth(split.fitted), smooth(split.held_out)
     everything = smooth((*split.fitted, *split.held_out))
     batch = split.fitted[0].physical_batch_size
     scores = []
-    for name in FORM_NAMES:
+    for name in (name for name in FORM_NAMES if name in forms):
         predictor = _predictor(name, known, batch)
         mine = asked if name == "semi-parametric" else curves_for(FORMS[name], asked)
         if predictor is not None and mine:

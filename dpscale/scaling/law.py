@@ -37,6 +37,9 @@ from dpscale.scaling.surface import Surface
 
 LAW_VERSION = 2
 
+FORMS_WITH_BATCH: tuple[FormName, ...] = ("effective-noise", "ceiling")
+"""Those with a view of other batches than the sweep's; the others answer for that one."""
+
 
 @dataclass(frozen=True)
 class ParametricFit:
@@ -159,7 +162,7 @@ class ScalingLaw:
           form: Default: the law's own.
 
         Raises:
-          InputError: The law has no such form.
+          InputError: The law has no such form, or one without noise was asked about noise.
         """
         where = (num_params, iterations, noise_batch_ratio)
         return np.asarray(np.exp(self._log_loss(form or self.form, *where, batch_size)))
@@ -253,15 +256,20 @@ class ScalingLaw:
         noise_batch_ratio: ArrayLike,
         batch_size: ArrayLike | None = None,
     ) -> Array:
-        if name not in self.forms:
-            raise InputError(
-                "--form",
-                f"expected one of {', '.join(self.forms)}, which this law holds, found {name!r}.",
-            )
+        self._expect_form(name, noise_free=not np.any(noise_batch_ratio))
         if name == "semi-parametric" and self.surface is not None:
             return self.surface.log_loss(num_params, iterations, noise_batch_ratio)
         points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
         return FORMS[name].log_loss(list(self._fit_of(name).coefficients.values()), points)
+
+    def _expect_form(self, name: FormName, *, noise_free: bool) -> None:
+        fitted: list[FormName] = [fit.form for fit in self.parametric]
+        if name in self.forms or (noise_free and name in fitted):
+            return
+        known = f"expected one of {', '.join(self.forms)}, which this law holds"
+        if name in FORMS and FORMS[name].noise_free:
+            known += " (forms without noise answer for noise-batch ratio 0 only)"
+        raise InputError("--form", f"{known}, found {name!r}.")
 
     def _of_fit(
         self,
@@ -328,7 +336,7 @@ class ScalingLaw:
         noise_batch_ratio: ArrayLike,
         batch_size: ArrayLike | None,
     ) -> Points:
-        if batch_size is None or name not in ("effective-noise", "ceiling"):
+        if batch_size is None or name not in FORMS_WITH_BATCH:
             batch_size = self.physical_batch_size
         return Points.of(
             num_params,

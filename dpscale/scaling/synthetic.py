@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 
 from dpscale.compute import count_params, train_flops
 from dpscale.scaling.forms import FORMS, Array, Points, noise_floor
+from dpscale.scaling.law import FORMS_WITH_BATCH
 from dpscale.sizes import ladder_shape
 
 SEQ_LEN, VOCAB_SIZE, BATCH = 64, 1024, 64
@@ -77,7 +78,12 @@ class SyntheticSweep:
         ratio: ArrayLike,
         batch: ArrayLike = BATCH,
     ) -> Array:
-        """The law's own loss, nats per token; the arguments broadcast against each other."""
+        """The law's own loss, nats per token; the arguments broadcast against each other.
+
+        As in a `ScalingLaw`, forms without a view of the batch answer for `BATCH`.
+        """
+        if self.form not in FORMS_WITH_BATCH:
+            batch = BATCH
         points = Points.of(
             num_params, iterations, ratio, batch_size=batch, ratio_floor=self.ratio_floor
         )
