@@ -46,18 +46,25 @@ def read_frame(path: Path) -> "pd.DataFrame":
 
 
 def expect_columns(
-    frame: "pd.DataFrame", columns: Sequence[str], path: Path, *, hint: str = ""
+    frame: "pd.DataFrame",
+    columns: Sequence[str],
+    path: Path,
+    *,
+    layout: Sequence[str],
+    hint: str = "",
 ) -> None:
     """Refuses a table that lacks one of `columns`, naming the nearest that it has.
 
     Args:
+      layout: All columns that the layout has, which are no misspellings of each other.
       hint: A sentence for the end of the message.
     """
     found = [str(column) for column in frame.columns]
     missing = [name for name in columns if name not in found]
     if not missing:
         return
-    by_lower = {name.lower().replace("_", " ").strip(): name for name in found}
+    strangers = [name for name in found if name not in layout]
+    by_lower = {name.lower().replace("_", " ").strip(): name for name in strangers}
     wanted = missing[0].lower().replace("_", " ")
     near = difflib.get_close_matches(wanted, list(by_lower), n=1)
     nearest = f" (the nearest is {by_lower[near[0]]!r}: rename it)" if near else ""

@@ -124,7 +124,8 @@ def read_mckenna2025(path: Path, *, target: Target = "train_loss") -> RunSet:
 
 def _read(path: Path) -> _Table:
     frame = read_frame(path)
-    expect_columns(frame, COLUMNS, path, hint=f" Expected the columns {', '.join(COLUMNS)}.")
+    hint = f" Expected the columns {', '.join(COLUMNS)}."
+    expect_columns(frame, COLUMNS, path, layout=COLUMNS, hint=hint)
     if frame.empty:
         raise InputError(str(path), "the table has no rows.")
     values = {column: numbers(frame, column, path) for column in (RATE, STEP, RATIO, LOSS)}

@@ -44,9 +44,9 @@ def read_runs(
     if format == "mckenna2025":
         return read_mckenna2025(path, target=target)
     if path.is_dir():
-        rows, unfinished = rows_of_folder(path)
+        rows, unfinished = rows_of_folder(path, target)
     elif path.suffix in (".parquet", ".csv"):
-        rows, unfinished = rows_of_table(path), []
+        rows, unfinished = rows_of_table(path, target), []
     else:
         raise InputError(str(path), "expected a runs folder, or a table in .parquet or .csv.")
     return select_runs(rows, target=target, source=str(source), excluded=unfinished)

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dpscale.errors import InputError
-from dpscale.records import RESULT_FILE, TABLE_FILE, Status, read_metrics, read_result, table_rows
+from dpscale.records import (
+    RESULT_FILE,
+    TABLE_COLUMNS,
+    TABLE_FILE,
+    Status,
+    read_metrics,
+    read_result,
+    table_rows,
+)
 from dpscale.scaling.frames import (
     expect_columns,
     expect_rates,
@@ -32,19 +40,15 @@ RUNS_DIR = "runs"
 """Where a sweep's folder keeps its runs."""
 
 _STEP_COLUMN: dict[Target, str] = {"train_loss": "step_train_loss", "eval_loss": "step_eval_loss"}
-_WHOLE = (
-    *("seed", "num_params", "seq_len", "vocab_size", "physical_batch_size", "iterations"),
-    *("steps_taken", "step"),
+_OTHER: dict[Target, Target] = {"train_loss": "eval_loss", "eval_loss": "train_loss"}
+_COUNTS = ("iterations", "steps_taken", "step")
+_SETTING = (
+    *("seed", "num_params", "seq_len", "vocab_size", "physical_batch_size", "noise_batch_ratio"),
+    "learning_rate",
 )
-_REAL = (
-    *("noise_batch_ratio", "learning_rate", "train_loss", "eval_loss", "step_train_loss"),
-    "step_eval_loss",
-)
-_USED_COLUMNS = (
-    *("run_id", "purpose", "status", "error", "seed", "num_params", "width", "seq_len"),
-    *("vocab_size", "physical_batch_size", "iterations", "steps_taken", "noise_batch_ratio"),
-    *("learning_rate", "train_loss", "eval_loss", "step", "step_train_loss", "step_eval_loss"),
-)
+_NEEDED = ("run_id", "purpose", "status", *_SETTING, *_COUNTS)
+_LOSSES = (*_STEP_COLUMN, *_STEP_COLUMN.values())
+_USED_COLUMNS = (*_NEEDED, "error", *_LOSSES)
 _OF_A_RUN = (
     *("num_params", "iterations", "noise_batch_ratio", "learning_rate", "seed"),
     *("physical_batch_size", "seq_len", "vocab_size"),
@@ -52,7 +56,7 @@ _OF_A_RUN = (
 """What every row of a law-fitting run says, and says alike."""
 
 
-def rows_of_folder(path: Path) -> tuple[list[dict[str, Any]], list[ExcludedRun]]:
+def rows_of_folder(path: Path, target: Target) -> tuple[list[dict[str, Any]], list[ExcludedRun]]:
     """The rows of a folder's runs, and the runs that have not ended.
 
     A folder without runs of its own is read through its `results.parquet`, which names the
@@ -62,9 +66,9 @@ def rows_of_folder(path: Path) -> tuple[list[dict[str, Any]], list[ExcludedRun]]
     ended = [folder for folder in folders if (folder / RESULT_FILE).exists()]
     if not ended:
         if (path / TABLE_FILE).exists():
-            return rows_of_table(path / TABLE_FILE), []
+            return rows_of_table(path / TABLE_FILE, target), []
         if (path / RUNS_DIR).is_dir():
-            return rows_of_folder(path / RUNS_DIR)
+            return rows_of_folder(path / RUNS_DIR, target)
         raise InputError(str(path), f"no subfolder holds a {RESULT_FILE}: no run has ended here.")
     rows: list[dict[str, Any]] = []
     for folder in ended:
@@ -80,25 +84,41 @@ def rows_of_folder(path: Path) -> tuple[list[dict[str, Any]], list[ExcludedRun]]
     return rows, unfinished
 
 
-def rows_of_table(path: Path) -> list[dict[str, Any]]:
+def rows_of_table(path: Path, target: Target) -> list[dict[str, Any]]:
     """The rows of a results table; missing values are None, numbers that are not finite stay.
+
+    The columns of the loss that is not the target may be missing, as may `error`.
 
     Raises:
       InputError: A missing column; text where a number belongs; a wrong unit.
     """
     frame = read_frame(path)
-    hint = " A results table has one row a measurement, as `dpscale sweep` writes it."
-    if {"Model", "Noise Batch Ratio"} <= set(frame.columns):
-        hint = " This is the layout of the paper's authors: use the format mckenna2025."
-    expect_columns(frame, _USED_COLUMNS, path, hint=hint)
+    expect_columns(
+        frame,
+        (*_NEEDED, target, _STEP_COLUMN[target]),
+        path,
+        layout=TABLE_COLUMNS,
+        hint=_hint(set(frame.columns), _OTHER[target]),
+    )
     _expect_units(frame, path)
+    frame = frame.reindex(columns=[*frame.columns, *(set(_USED_COLUMNS) - set(frame.columns))])
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [{str(key): value for key, value in record.items()} for record in records]
 
 
+def _hint(columns: set[str], other: Target) -> str:
+    """What to say to somebody whose table lacks a column."""
+    if {"Model", "Noise Batch Ratio"} <= columns:
+        return " This is the layout of the paper's authors: use the format mckenna2025."
+    if {*_NEEDED, other, _STEP_COLUMN[other]} <= columns:
+        return f" What could still be fitted: {other}, as the target."
+    return " A results table has one row a measurement, as `dpscale sweep` writes it."
+
+
 def _expect_units(frame: "pd.DataFrame", path: Path) -> None:
-    values = {column: numbers(frame, column, path) for column in (*_WHOLE, *_REAL)}
-    for column in ("iterations", "steps_taken", "step"):
+    present = [name for name in (*_SETTING, *_COUNTS, *_LOSSES) if name in frame.columns]
+    values = {column: numbers(frame, column, path) for column in present}
+    for column in _COUNTS:
         expect_whole(values[column], column, path)
     law_fitting = (frame["purpose"] == "law-fitting").to_numpy()
     expect_ratios(
@@ -161,7 +181,11 @@ def _reason_to_exclude(rows: list[Row], target: Target) -> str | None:
     if int(first["steps_taken"]) < int(first["iterations"]):
         return f"stopped after {first['steps_taken']} of {first['iterations']} iterations"
     if first[target] is None and all(row[_STEP_COLUMN[target]] is None for row in rows):
-        return f"no measurement of {target}"
+        other = _OTHER[target]
+        known = first[other] is not None or any(
+            row[_STEP_COLUMN[other]] is not None for row in rows
+        )
+        return f"no measurement of {target}" + (f", only of {other}" if known else "")
     return _twice_measured(rows, _STEP_COLUMN[target])
 
 

@@ -91,8 +91,8 @@ def test_one_run_leaves_nothing(sweep: Callable) -> None:
             {"widths": (16, 32)},
             "noise-free law",
             "noise-free law: cannot be fitted: the runs without noise have 4 combinations of size "
-            "and iterations, fewer than its 5 coefficients; add widths or iterations to the sweep at "
-            "noise_batch_ratio = 0",
+            "and iterations, fewer than its 5 coefficients; add widths or iterations to the sweep "
+            "at noise_batch_ratio = 0",
         ),
         (
             {"rates": RATES[:2]},

@@ -360,6 +360,6 @@ def test_other_sources_and_targets_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         read_runs(tmp_path / "results.csv")
     assert str(error.value) == (
-        f"{tmp_path / 'results.csv'}: column 'run_id' is missing, and 18 more. This is the layout "
+        f"{tmp_path / 'results.csv'}: column 'run_id' is missing, and 14 more. This is the layout "
         "of the paper's authors: use the format mckenna2025."
     )

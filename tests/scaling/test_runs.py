@@ -58,7 +58,10 @@ FAULTS = {
         {"step_train_loss": 9.0, "train_loss": 9.0},
         "diverged: its last loss, 9.000, is above ln(vocab_size) = 6.931",
     ),
-    "empty": ({"step_train_loss": None, "train_loss": None}, "no measurement of train_loss"),
+    "empty": (
+        {"step_train_loss": None, "train_loss": None, "eval_loss": None},
+        "no measurement of train_loss",
+    ),
     "unbegun": (
         {"step": 0, "step_train_loss": 6.0, "train_loss": None},
         "no measurement after the first iteration",
@@ -189,6 +192,27 @@ def test_a_missing_column_is_named(
     assert str(error.value) == (
         f"{tmp_path / 't.csv'}: {message}. A results table has one row a measurement, as "
         "`dpscale sweep` writes it."
+    )
+
+
+def test_the_loss_that_is_not_asked_for_may_be_missing(sweep: Callable, tmp_path: Path) -> None:
+    frame = to_frame(sweep(**SMALL).rows()).drop(columns=["eval_loss", "step_eval_loss", "error"])
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    assert len(read_runs(tmp_path / "t.csv").runs) == 4
+    with pytest.raises(InputError) as error:
+        read_runs(tmp_path / "t.csv", target="eval_loss")
+    assert str(error.value) == (
+        f"{tmp_path / 't.csv'}: column 'eval_loss' is missing, and 'step_eval_loss'. What could "
+        "still be fitted: train_loss, as the target."
+    )
+
+
+def test_a_loss_that_was_never_measured_is_told_from_one_that_was(sweep: Callable) -> None:
+    rows = [{**row, "eval_loss": None} for row in sweep(**SMALL).rows()]
+    with pytest.raises(InputError) as error:
+        select_runs(rows, target="eval_loss", source="x")
+    assert str(error.value) == (
+        "x: no usable law-fitting run: no measurement of eval_loss, only of train_loss (4)."
     )
 
 
