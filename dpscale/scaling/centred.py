@@ -23,6 +23,10 @@ _NEGLIGIBLE = 1e-3
 """A term nowhere above this share of the least loss is as good as absent: a bound of the search,
 without which the log of a vanishing term drifts for ever."""
 
+_NEAR_THE_TOP = 5e-3
+"""A search from inside the bounds creeps up to a steep exponent's upper one and stops this near,
+as a share of the range: at that place another exponent does as well."""
+
 _FAR_ABOVE = 1e3
 """How many ceilings high the part that a ceiling holds down may be: there the loss is within a
 millionth of the ceiling, and does not tell how much further up."""
@@ -136,7 +140,7 @@ class CentredProblem:
     def at_bound(self, theta: Array) -> tuple[str, ...]:
         """Names of the exponents, and of the ceiling, that lie at a bound of the search."""
         width = self.high - self.low
-        touching = (theta - self.low < 1e-3 * width) | (self.high - theta < 1e-3 * width)
+        touching = (theta - self.low < 1e-3 * width) | (self.high - theta < _NEAR_THE_TOP * width)
         names = self.form.coefficient_names[self.num_terms :]
         return tuple(
             name for name, touches in zip(names, touching[self.num_terms :], strict=True) if touches

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -140,11 +141,26 @@ def test_a_ceiling_that_no_loss_comes_near_is_reported_at_its_bound() -> None:
     assert "log_U" in fit("ceiling", points, losses).at_bound
 
 
-def test_an_exponent_beyond_its_bounds_is_reported() -> None:
-    m, t, r = np.meshgrid([2e4, 6e4, 2e5, 6e5], [100, 300, 1000], [2.0**-11, 2.0**-9, 2.0**-6])
-    points = Points.of(m.ravel(), t.ravel(), r.ravel(), batch_size=64, ratio_floor=1e-9)
-    losses = 2 + 30 * points.num_params**-0.3 + 90 * points.noise_batch_ratio**4 * 2.0**16
-    assert "gamma" in fit("form-3", points, losses).at_bound
+@pytest.mark.parametrize(
+    ("exponent", "part"),
+    [
+        ("alpha", lambda points: (points.num_params / 2e4) ** -5.0),
+        ("beta", lambda points: (points.iterations / 100.0) ** -5.0),
+        ("gamma", lambda points: (points.noise_batch_ratio * 2.0**6) ** 5.0),
+    ],
+)
+def test_an_exponent_beyond_its_bounds_is_reported(
+    exponent: str, part: Callable[[Points], np.ndarray]
+) -> None:
+    points, losses = grid("form-3", TRUTHS["form-3"])
+    assert fit("form-3", points, losses).at_bound == ()
+    columns = {
+        "alpha": 40 * points.num_params**-0.4,
+        "beta": 30 * points.iterations**-0.4,
+        "gamma": 4 * points.noise_batch_ratio**0.4,
+    }
+    losses = 2 + sum(columns.values()) - columns[exponent] + part(points)
+    assert exponent in fit("form-3", points, losses).at_bound
 
 
 @EVERY_FORM
