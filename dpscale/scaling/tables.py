@@ -23,6 +23,7 @@ from dpscale.records import (
 )
 from dpscale.scaling.frames import (
     expect_columns,
+    expect_filled,
     expect_rates,
     expect_ratios,
     expect_whole,
@@ -49,11 +50,7 @@ _SETTING = (
 _NEEDED = ("run_id", "purpose", "status", *_SETTING, *_COUNTS)
 _LOSSES = (*_STEP_COLUMN, *_STEP_COLUMN.values())
 _USED_COLUMNS = (*_NEEDED, "error", *_LOSSES)
-_OF_A_RUN = (
-    *("num_params", "iterations", "noise_batch_ratio", "learning_rate", "seed"),
-    *("physical_batch_size", "seq_len", "vocab_size"),
-)
-"""What every row of a law-fitting run says, and says alike."""
+"""What is read of a results table."""
 
 
 def rows_of_folder(path: Path, target: Target) -> tuple[list[dict[str, Any]], list[ExcludedRun]]:
@@ -100,6 +97,8 @@ def rows_of_table(path: Path, target: Target) -> list[dict[str, Any]]:
         layout=TABLE_COLUMNS,
         hint=_hint(set(frame.columns), _OTHER[target]),
     )
+    for column in ("run_id", "step"):
+        expect_filled(frame, column, path)
     _expect_units(frame, path)
     frame = frame.reindex(columns=[*frame.columns, *(set(_USED_COLUMNS) - set(frame.columns))])
     records = frame.astype(object).where(frame.notna(), None).to_dict("records")
@@ -172,7 +171,7 @@ def _reason_to_exclude(rows: list[Row], target: Target) -> str | None:
     if first["status"] != Status.FINISHED:
         why = f": {first['error']}" if first["error"] else ""
         return f"status is {first['status']}{why}"
-    for column in (*_OF_A_RUN, "steps_taken"):
+    for column in (*_SETTING, "iterations", "steps_taken"):
         values = sorted({row[column] for row in rows if row[column] is not None})
         if len(values) > 1:
             return f"its rows disagree on {column} ({', '.join(map(str, values))})"
@@ -186,31 +185,39 @@ def _reason_to_exclude(rows: list[Row], target: Target) -> str | None:
             row[_STEP_COLUMN[other]] is not None for row in rows
         )
         return f"no measurement of {target}" + (f", only of {other}" if known else "")
-    return _twice_measured(rows, _STEP_COLUMN[target])
+    return _twice_measured(_measurements(rows, target))
 
 
-def _twice_measured(rows: list[Row], column: str) -> str | None:
+def _measurements(rows: list[Row], target: Target) -> list[tuple[int, float]]:
+    """(step, loss) of every row that measures `target`.
+
+    Every window has a training loss, and a table keeps NaN as an empty cell: there an empty
+    cell is NaN. An evaluation need not have been due.
+    """
+    pairs = [(int(row["step"]), row[_STEP_COLUMN[target]]) for row in rows]
+    return [
+        (step, float("nan") if loss is None else float(loss))
+        for step, loss in pairs
+        if step > 0 and (loss is not None or target == "train_loss")
+    ]
+
+
+def _twice_measured(measurements: list[tuple[int, float]]) -> str | None:
     """Two different losses at one step: nobody knows which of them is the run's."""
-    measured: dict[int, float] = {}
-    for row in rows:
-        if row[column] is not None:
-            step, loss = int(row["step"]), float(row[column])
-            known = measured.setdefault(step, loss)
-            if known != loss and not (np.isnan(known) and np.isnan(loss)):
-                return f"two losses at step {step}: {known:g} and {loss:g}"
+    known: dict[int, float] = {}
+    for step, loss in measurements:
+        other = known.setdefault(step, loss)
+        if other != loss and not (np.isnan(other) and np.isnan(loss)):
+            return f"two losses at step {step}: {other:g} and {loss:g}"
     return None
 
 
 def _curve(run_id: str, rows: list[Row], target: Target) -> RunCurve:
     first = rows[0]
-    measured = {
-        int(row["step"]): float(row[_STEP_COLUMN[target]])
-        for row in rows
-        if row[_STEP_COLUMN[target]] is not None
-    }
+    measured = dict(_measurements(rows, target))
     if first[target] is not None:  # the end of the run, also where no metric line fell on it
         measured.setdefault(int(first["steps_taken"]), float(first[target]))
-    steps = sorted(step for step in measured if step > 0)
+    steps = sorted(measured)
     num_params = int(first["num_params"])
     return RunCurve(
         run_id=run_id,

@@ -195,6 +195,20 @@ def test_a_missing_column_is_named(
     )
 
 
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_a_loss_that_is_no_number_is_not_lost_in_a_table(
+    sweep: Callable, tmp_path: Path, name: str
+) -> None:
+    frame = to_frame(sweep(**SMALL).rows())
+    frame.loc[4, "step_train_loss"] = float("nan")
+    if name == "t.csv":
+        frame.to_csv(tmp_path / name, index=False)
+    else:
+        frame.to_parquet(tmp_path / name)
+    (excluded_run,) = read_runs(tmp_path / name).excluded
+    assert (excluded_run.run_id, excluded_run.reason) == (BASE, "its loss at step 50 is nan")
+
+
 def test_the_loss_that_is_not_asked_for_may_be_missing(sweep: Callable, tmp_path: Path) -> None:
     frame = to_frame(sweep(**SMALL).rows()).drop(columns=["eval_loss", "step_eval_loss", "error"])
     frame.to_csv(tmp_path / "t.csv", index=False)
@@ -237,6 +251,8 @@ def test_a_loss_that_was_never_measured_is_told_from_one_that_was(sweep: Callabl
             "row 3, column 'iterations': expected a whole number of iterations, found 0.2; store "
             "optimizer steps, not epochs or tokens.",
         ),
+        ("run_id", None, "row 3, column 'run_id': is empty; every row needs a value."),
+        ("step", None, "row 3, column 'step': is empty; every row needs a value."),
         ("num_params", "1M", "row 3, column 'num_params': expected a number, found '1M'."),
     ],
 )
