@@ -158,7 +158,7 @@ def _planned_iterations(table: _Table) -> tuple[int, str | None]:
     """The length that runs were planned for, and what to say about it."""
     ends = [int(table.steps[rows.stop - 1]) for rows in table.rows()]
     (common, count), *_ = Counter(ends).most_common(1)
-    if ITERATIONS in ends or 2 * count <= len(ends) or common == 0:
+    if ITERATIONS in ends or 2 * count <= len(ends):
         return ITERATIONS, None
     return common, (
         f"{count} of {len(ends)} runs end at step {common} and none at the paper's {ITERATIONS}: "

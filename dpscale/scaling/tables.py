@@ -119,10 +119,7 @@ def _expect_units(frame: "pd.DataFrame", path: Path) -> None:
     values = {column: numbers(frame, column, path) for column in present}
     for column in _COUNTS:
         expect_whole(values[column], column, path)
-    law_fitting = (frame["purpose"] == "law-fitting").to_numpy()
-    expect_ratios(
-        np.where(law_fitting, values["noise_batch_ratio"], np.nan), "noise_batch_ratio", path
-    )
+    expect_ratios(values["noise_batch_ratio"], "noise_batch_ratio", path)
     expect_rates(values["learning_rate"], "learning_rate", path)
 
 

@@ -111,6 +111,11 @@ def test_order_of_rows_and_columns_and_further_columns_do_not_matter(read: Calla
         assert one.losses.tolist() == two.losses.tolist()
 
 
+def test_single_ratios_above_one_are_believed(read: Callable) -> None:
+    runs = read(changed("Noise Batch Ratio", slice(96, None), 2.0))
+    assert {run.noise_batch_ratio for run in runs.runs} == {0.0, 2.0**-9, 2.0}
+
+
 def test_step_zero_has_no_place_on_a_logarithmic_axis(read: Callable) -> None:
     runs = read(frame(steps=np.append(1, STEPS)).replace({"Iterations": {1: 0}}))
     assert all(run.steps.tolist() == STEPS.tolist() for run in runs.runs)
