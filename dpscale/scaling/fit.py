@@ -8,6 +8,7 @@ import numpy as np
 
 from dpscale.errors import InputError
 from dpscale.scaling.bootstrap import fit_with_replicates, run_scatter
+from dpscale.scaling.fittable import what_can_be_fitted
 from dpscale.scaling.forms import FORMS
 from dpscale.scaling.held_out import can_fit, score_forms, splits
 from dpscale.scaling.law import LAW_VERSION, ScalingLaw, ValidRange
@@ -44,7 +45,9 @@ def fit_law(
     Raises:
       InputError: A single size or a single noise level: nothing to fit a law to.
     """
-    _expect_spread(runs)
+    fittable = what_can_be_fitted(runs)
+    if not fittable.verdict("semi-parametric law").possible:
+        raise InputError(runs.source, fittable.refusal("semi-parametric law"))
     held_out = []
     for split in splits(runs.runs):
         held_out.append(score_forms(split, {*forms, "semi-parametric"}))
@@ -108,23 +111,6 @@ def fitted_with() -> Mapping[str, str]:
         **{name: version(name) for name in ("dpscale", "numpy", "scipy")},
         "python": platform.python_version(),
     }
-
-
-def _expect_spread(runs: RunSet) -> None:
-    sizes = sorted({run.num_params for run in runs.runs})
-    ratios = sorted({run.noise_batch_ratio for run in runs.runs})
-    if len(sizes) < 2:
-        raise InputError(
-            runs.source,
-            f"the {len(runs.runs)} usable runs have a single size (num_params={sizes[0]}); a law "
-            "needs at least two, better four: add widths to the sweep.",
-        )
-    if len(ratios) < 2:
-        raise InputError(
-            runs.source,
-            f"the {len(runs.runs)} usable runs have a single noise level (noise_batch_ratio="
-            f"{ratios[0]:g}); a law needs at least two, better four: add ratios to the sweep.",
-        )
 
 
 def _valid_range(runs: Sequence[RunCurve]) -> ValidRange:

@@ -50,6 +50,7 @@ def test_fit_writes_a_law_its_figures_and_a_report(
     assert "75 runs to fit, 1 left out" in printed
     assert "killed (bad)" in printed
     assert "held out: the largest size (180,000 parameters)" in printed
+    assert "held out: the highest noise-batch ratio (0.0312)" in printed
     for form in ("semi-parametric", "form-3", "form-5", "effective-noise"):
         assert form in printed
     assert load_law(law_path).form == "form-3"
@@ -68,7 +69,11 @@ def test_json_holds_errors_coefficients_range_and_reasons(
     assert answer["num_runs"] == 75
     assert answer["excluded"] == [{"run_id": "bad", "reason": "status is failed: killed"}]
     assert answer["valid_range"]["num_params"] == [20_000, 180_000]
-    assert answer["errors"]["form-3"]["mean_abs_error"] < 0.005
+    ways = {each["name"]: each["errors"] for each in answer["held_out"]}
+    assert list(ways) == ["largest size", "longest", "least noise", "most noise"]
+    assert ways["largest size"]["form-3"]["mean_abs_error"] < 0.005
+    assert ways["largest size"]["form-3"]["regret"] == 0.0
+    assert "chinchilla" not in ways["most noise"]
     assert answer["coefficients"]["form-3"]["alpha"] == pytest.approx(0.55, abs=0.05)
 
 

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from dpscale.errors import InputError
 from dpscale.scaling.fit import fit_law
-from dpscale.scaling.law import FORM_NAMES, ScalingLaw
+from dpscale.scaling.law import LAW_VERSION, ScalingLaw
 from dpscale.scaling.lawfile import load_law, save_law
 from dpscale.scaling.runs import select_runs
 
@@ -16,32 +17,44 @@ from dpscale.scaling.runs import select_runs
 @pytest.fixture(scope="module")
 def law(sweep: Callable) -> ScalingLaw:
     rows = sweep(widths=(16, 24, 32), rates=(2.0**-6, 2.0**-5, 2.0**-4), failed=1).rows()
-    return fit_law(select_runs(rows, target="train_loss", source="x"), num_replicates=5)
+    runs = select_runs(rows, target="train_loss", source="x")
+    return fit_law(runs, forms=("chinchilla", "form-3", "effective-noise"), num_replicates=5)
 
 
 def test_a_law_that_was_saved_predicts_to_the_bit(law: ScalingLaw, tmp_path: Path) -> None:
     save_law(law, tmp_path / "law.json")
     again = load_law(tmp_path / "law.json")
     assert again == law
-    for form in FORM_NAMES:
+    assert law.forms == ("semi-parametric", "form-3", "effective-noise")
+    for form in law.forms:
         where = (50_000, 350, 2.0**-9)
         assert again.predict(*where, form=form) == law.predict(*where, form=form)
         assert again.interval(*where, form=form) == law.interval(*where, form=form)
-    assert again.learning_rates.best(50_000, 2.0**-9) == law.learning_rates.best(50_000, 2.0**-9)
+        assert again.law_interval(*where, form=form) == law.law_interval(*where, form=form)
+    assert again.learning_rate(50_000, 350, 2.0**-9) == law.learning_rate(50_000, 350, 2.0**-9)
+
+
+def test_a_law_without_curves_and_rates_survives_too(law: ScalingLaw, tmp_path: Path) -> None:
+    bare = replace(law, surface=None, learning_rates=None)
+    save_law(bare, tmp_path / "law.json")
+    assert load_law(tmp_path / "law.json") == bare
 
 
 @pytest.mark.parametrize(
     ("change", "match"),
     [
         (lambda d: d.pop("law_version"), "is not a law"),
-        (lambda d: d.update(law_version=0), "law_version: expected 1, found 0"),
+        (lambda d: d.update(law_version=0), f"law_version: expected {LAW_VERSION}, found 0"),
         (lambda d: d.update(extra=1), "extra: unknown key"),
         (lambda d: d.pop("run_scatter"), "run_scatter: missing"),
         (lambda d: d.update(run_scatter="a"), "run_scatter: expected float, found 'a'"),
         (lambda d: d.update(form="form-9"), "form: expected one of"),
         (lambda d: d["surface"]["slices"][1].update(cells=3), r"slices\[1\]: cells: expected a li"),
         (lambda d: d["valid_range"].update(iterations=[1.0]), "iterations: expected 2 values"),
-        (lambda d: d["learning_rates"].update(constant=None), "constant: expected float"),
+        (
+            lambda d: d["learning_rates"]["parabola"].update(constant=None),
+            "constant: expected float",
+        ),
     ],
 )
 def test_a_damaged_law_names_the_key(
