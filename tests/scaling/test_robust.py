@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import nnls
 
+from dpscale.scaling.centred import CentredProblem
 from dpscale.scaling.forms import FORMS, Form, Points
 from dpscale.scaling.robust import FormFit, fit_form
 from dpscale.scaling.synthetic import TRUTHS
@@ -161,6 +162,15 @@ def test_an_exponent_beyond_its_bounds_is_reported(
     }
     losses = 2 + sum(columns.values()) - columns[exponent] + part(points)
     assert exponent in fit("form-3", points, losses).at_bound
+
+
+@pytest.mark.parametrize(("beta", "reported"), [(2.99, True), (2.9, False), (0.05, False)])
+def test_close_below_the_upper_bound_counts_as_at_it(beta: float, reported: bool) -> None:
+    points, losses = grid("form-3", TRUTHS["form-3"])
+    problem = CentredProblem(FORMS["form-3"], points, np.log(losses), np.ones(losses.size))
+    theta = problem.centre(np.array(TRUTHS["form-3"]))
+    theta[FORMS["form-3"].coefficient_names.index("beta")] = beta
+    assert problem.at_bound(theta) == (("beta",) if reported else ())
 
 
 @EVERY_FORM
