@@ -1,5 +1,6 @@
 """How often a law's 90 % interval holds the truth, and what its recommendations cost.
 
+    export OMP_NUM_THREADS=1
     python analysis/law_coverage.py --trials 200 --figure docs/images/law_coverage.png
     python analysis/law_coverage.py --trials 40 --fit chosen
 
@@ -18,7 +19,9 @@ import argparse
 import math
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -29,19 +32,21 @@ from dpscale.scaling.forms import FORMS, Array
 from dpscale.scaling.law import ScalingLaw
 from dpscale.scaling.recommend import list_candidates
 from dpscale.scaling.runs import select_runs
-from dpscale.scaling.scores import FormName
+from dpscale.scaling.scores import FORM_NAMES, FormName
 from dpscale.scaling.synthetic import BATCH, SEQ_LEN, VOCAB_SIZE, SyntheticSweep
 
-BUDGETS = tuple(
-    Budget(epsilon, 1e-8, flops, dataset_size, SEQ_LEN, VOCAB_SIZE)
-    for epsilon, flops, dataset_size in (
-        (4, 1e12, 60_000),
-        (8, 3e12, 60_000),
-        (4, 3e12, 600_000),
-        (8, 1e13, 600_000),
-    )
+Spent = tuple[float, float, int]
+"""Epsilon, FLOPs and dataset size."""
+
+PRIVATE: tuple[Spent, ...] = (
+    (4, 1e12, 60_000),
+    (8, 3e12, 60_000),
+    (4, 3e12, 600_000),
+    (8, 1e13, 600_000),
 )
-"""Their optima lie inside the sweep, under every form."""
+NOISE_FREE: tuple[Spent, ...] = tuple((1.0, flops, 60_000) for flops in (1e11, 2e11, 3e11, 5e11))
+"""For the form without noise. Chosen, as the private ones, so that the true optima lie inside
+the sweep."""
 
 
 @dataclass(frozen=True)
@@ -98,15 +103,34 @@ class Coverage:
         return math.sqrt(self.share * (1 - self.share) / len(self.answers))
 
 
-def list_choices(budget: Budget, sweep: SyntheticSweep) -> Choices:
-    """The candidates of `recommend`; for a form without noise, those at the sweep's own batch."""
+@cache
+def list_choices(form: FormName) -> tuple[Choices, ...]:
+    """The candidates of `recommend` under each budget, with the surrogate's noise.
+
+    For a form without noise, the candidates at the sweep's own batch, without any.
+    """
+    noise_free = FORMS[form].noise_free
+    return tuple(
+        _noise_free_choices(budget) if noise_free else _private_choices(budget)
+        for budget in (
+            Budget(epsilon, 1e-8, flops, dataset_size, SEQ_LEN, VOCAB_SIZE)
+            for epsilon, flops, dataset_size in (NOISE_FREE if noise_free else PRIVATE)
+        )
+    )
+
+
+def _private_choices(budget: Budget) -> Choices:
     listed = list_candidates(budget)
     batch = listed.expected_batch_size
-    if FORMS[sweep.form].noise_free:
-        own = batch == batch[np.argmin(np.abs(batch - BATCH))]
-        return Choices(listed.num_params[own], listed.iterations[own], 0 * batch[own], batch[own])
     noise = BudgetAccounting(budget).approximate(batch / budget.dataset_size, listed.iterations)
     return Choices(listed.num_params, listed.iterations, noise / batch, batch)
+
+
+def _noise_free_choices(budget: Budget) -> Choices:
+    listed = list_candidates(budget)
+    batch = listed.expected_batch_size
+    own = batch == batch[np.argmin(np.abs(batch - BATCH))]
+    return Choices(listed.num_params[own], listed.iterations[own], 0 * batch[own], batch[own])
 
 
 def covered_by(law: ScalingLaw, choices: Choices) -> Array:
@@ -137,30 +161,46 @@ def answer(law: ScalingLaw, form: FormName, sweep: SyntheticSweep, choices: Choi
     )
 
 
-def measure(form: FormName, *, trials: int, replicates: int, chosen: bool, seed: int) -> Coverage:
-    """`trials` sweeps of `form`, each fitted and asked.
+@dataclass(frozen=True)
+class Trial:
+    """One sweep to make, fit and ask.
 
     Args:
       chosen: Whether to ask the form that the comparison on held-out runs chose, in place of
         the one behind the sweep.
     """
-    answers, started = [], time.monotonic()
-    choices: list[Choices] = []
-    for trial in range(trials):
+
+    form: FormName
+    seed: int
+    replicates: int
+    chosen: bool
+
+    def run(self) -> tuple[Answer, ...]:
+        """An answer for each budget."""
         sweep = SyntheticSweep(
-            form=form, noise=0.01, lengths=(100, 200, 400), diverged=3, seed=seed + trial
+            form=self.form, noise=0.01, lengths=(100, 200, 400), diverged=3, seed=self.seed
         )
-        runs = select_runs(sweep.rows(), target="train_loss", source=f"{form}, seed {trial}")
-        law = (
-            fit_law(runs, num_replicates=replicates, seed=trial)
-            if chosen
-            else fit_law(runs, forms=(form,), num_replicates=replicates, seed=trial)
+        source = f"{self.form}, seed {self.seed}"
+        runs = select_runs(sweep.rows(), target="train_loss", source=source)
+        law = fit_law(
+            runs,
+            forms=FORM_NAMES if self.chosen else (self.form,),
+            num_replicates=self.replicates,
+            seed=self.seed,
         )
-        choices = choices or [list_choices(budget, sweep) for budget in BUDGETS]
-        asked = law.form if chosen else form
-        answers.append(tuple(answer(law, asked, sweep, each) for each in choices))
-        if (trial + 1) % 20 == 0:
-            print(f"  {form}: {trial + 1} of {trials}, {time.monotonic() - started:.0f} s")
+        form = law.form if self.chosen else self.form
+        return tuple(answer(law, form, sweep, choices) for choices in list_choices(self.form))
+
+
+def measure(trials: Sequence[Trial], processes: int) -> Coverage:
+    """Runs `trials`, all of one form."""
+    form, started, answers = trials[0].form, time.monotonic(), []
+    with ProcessPoolExecutor(processes) as pool:
+        for found in pool.map(Trial.run, trials):
+            answers.append(found)
+            if len(answers) % 20 == 0:
+                spent = time.monotonic() - started
+                print(f"  {form}: {len(answers)} of {len(trials)}, {spent:.0f} s", flush=True)
     return Coverage(form, tuple(answers))
 
 
@@ -225,18 +265,19 @@ def main() -> None:
     parser.add_argument("--form", choices=list(FORMS), help="default: every form in turn")
     parser.add_argument("--fit", choices=["generating", "chosen"], default="generating")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--figure", type=Path)
     arguments = parser.parse_args()
+    names: list[FormName] = [
+        form.name for form in FORMS.values() if arguments.form in (None, form.name)
+    ]
+    seeds = range(arguments.seed, arguments.seed + arguments.trials)
+    chosen = arguments.fit == "chosen"
     found = [
         measure(
-            form.name,
-            trials=arguments.trials,
-            replicates=arguments.replicates,
-            chosen=arguments.fit == "chosen",
-            seed=arguments.seed,
+            [Trial(name, seed, arguments.replicates, chosen) for seed in seeds], arguments.processes
         )
-        for form in FORMS.values()
-        if arguments.form in (None, form.name)
+        for name in names
     ]
     print_table(found)
     if arguments.figure:

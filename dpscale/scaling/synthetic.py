@@ -80,14 +80,19 @@ class SyntheticSweep:
     ) -> Array:
         """The law's own loss, nats per token; the arguments broadcast against each other.
 
-        As in a `ScalingLaw`, forms without a view of the batch answer for `BATCH`.
+        As in a `ScalingLaw`, forms without a view of the batch answer for `BATCH`. A form
+        without noise gets a made-up effect of it, the factor 1 + 3·√ratio, so that noisier
+        runs end higher in its sweeps too.
         """
         if self.form not in FORMS_WITH_BATCH:
             batch = BATCH
         points = Points.of(
             num_params, iterations, ratio, batch_size=batch, ratio_floor=self.ratio_floor
         )
-        return np.asarray(np.exp(FORMS[self.form].log_loss(TRUTHS[self.form], points)))
+        losses = np.exp(FORMS[self.form].log_loss(TRUTHS[self.form], points))
+        if FORMS[self.form].noise_free:
+            losses *= 1 + 3 * np.sqrt(points.noise_batch_ratio)
+        return np.asarray(losses)
 
     def best_log2_rate(self, num_params: float) -> float:
         """A made-up optimum that falls with size, inside the swept rates."""
