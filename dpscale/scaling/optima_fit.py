@@ -31,8 +31,8 @@ REGRET_FACTOR = 2.0
 """A regret of 1 % weighs as much as a loss that is off by 2 %: the table's configurations lie
 within 1 % of the best by its own definition."""
 
-NUM_NEIGHBOURS, NEIGHBOUR_STEPS = 20, (0.3, 0.1)
-"""Starts about the best end so far, in two rounds, and how far each moves every coefficient
+NUM_NEIGHBOURS, NEIGHBOUR_STEPS = 30, (0.5, 0.3, 0.1, 0.1)
+"""Starts about the best end so far, in four rounds, and how far each moves every coefficient
 (centred, natural logs)."""
 
 AGREEING = 1.01
@@ -78,7 +78,7 @@ class OptimaProblem:
           weights: float64[rows], at least 0.
           start: Coefficients in raw units, to descend from; without them the starts of a fit to
             the losses alone are tried, and then `NUM_NEIGHBOURS` about the best of their ends,
-            twice, as the objective has many shallow hollows.
+            in turn, as the objective has many shallow hollows.
         """
         roots = np.sqrt(weights)
         if start is not None:
@@ -100,7 +100,7 @@ class OptimaProblem:
 
     def _about_the_best(self, ends: list[_End], step: float, roots: Array) -> list[_End]:
         best = min(ends, key=lambda end: end[1])[0]
-        moves = np.random.default_rng(0).standard_normal((NUM_NEIGHBOURS, best.size))
+        moves = np.random.default_rng(len(ends)).standard_normal((NUM_NEIGHBOURS, best.size))
         return [self._descend(best + step * move, roots) for move in moves]
 
     def _descend(self, theta: Array, roots: Array) -> _End:
