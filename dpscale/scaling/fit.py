@@ -11,7 +11,7 @@ from dpscale.scaling.bootstrap import fit_with_replicates, run_scatter
 from dpscale.scaling.fittable import what_can_be_fitted
 from dpscale.scaling.forms import FORMS
 from dpscale.scaling.held_out import can_fit, score_forms, splits
-from dpscale.scaling.law import LAW_VERSION, ScalingLaw, ValidRange
+from dpscale.scaling.law import LAW_VERSION, ParametricFit, ScalingLaw, ValidRange
 from dpscale.scaling.learning_rate import fit_learning_rates
 from dpscale.scaling.observations import Setting, curves_for
 from dpscale.scaling.progress import Progress, silent
@@ -43,7 +43,8 @@ def fit_law(
       seed: Of the bootstrap; the same runs and seed give the same law.
 
     Raises:
-      InputError: A single size or a single noise level: nothing to fit a law to.
+      InputError: A single size or a single noise level: nothing to fit a law to; or `form`
+        cannot be fitted to these runs.
     """
     fittable = what_can_be_fitted(runs)
     if not fittable.verdict("semi-parametric law").possible:
@@ -61,6 +62,7 @@ def fit_law(
         for each in FORMS.values()
         if each.name in forms and can_fit(each.name, curves_for(each, curves))
     )
+    _expect_fitted(form, parametric)
     rates = [rate for curve in curves for rate, _ in curve.final_losses]
     return ScalingLaw(
         law_version=LAW_VERSION,
@@ -86,7 +88,7 @@ def fit_law(
         data_sha256=runs.data_sha256,
         run_ids=tuple(run.run_id for run in runs.runs),
         excluded=runs.excluded,
-        notes=(),
+        notes=runs.notes,
         versions=fitted_with(),
     )
 
@@ -103,6 +105,13 @@ def best_form(held_out: Sequence[HeldOut]) -> FormName:
                 errors.setdefault(score.form, []).append(score.mean_abs_error)
     complete = {form: found for form, found in errors.items() if len(found) == len(held_out)}
     return min(complete, key=lambda form: float(np.mean(complete[form])))
+
+
+def _expect_fitted(form: FormName | None, parametric: Sequence[ParametricFit]) -> None:
+    fitted = [fit.form for fit in parametric if not FORMS[fit.form].noise_free]
+    if form not in (None, "semi-parametric", *fitted):
+        known = ", ".join(["semi-parametric", *fitted])
+        raise InputError("--form", f"expected one of {known} for these runs, found {form!r}.")
 
 
 def fitted_with() -> Mapping[str, str]:

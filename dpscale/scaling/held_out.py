@@ -8,7 +8,6 @@ measured size is the size that the form would have taken.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
@@ -43,35 +42,33 @@ def splits(runs: Sequence[RunCurve]) -> tuple[Split, ...]:
     found = []
     if len(sizes) > 2:
         rule = f"the largest size ({sizes[-1]:,} parameters)"
-        found.append(_split("largest size", rule, runs, lambda run: run.num_params == sizes[-1]))
+        found.append(_split("largest size", rule, runs, num_params=sizes[-1]))
     else:
         rule = f"the runs of {sizes[-1]:,} parameters at noise-batch ratio {ratios[-1]:.3g}"
-        corner = (sizes[-1], ratios[-1])
-        found.append(
-            _split("corner", rule, runs, lambda r: (r.num_params, r.noise_batch_ratio) == corner)
-        )
+        corner = {"num_params": sizes[-1], "noise_batch_ratio": ratios[-1]}
+        found.append(_split("corner", rule, runs, **corner))
     if len(lengths) > 1:
         rule = f"the longest runs ({lengths[-1]:,} iterations)"
-        found.append(_split("longest", rule, runs, lambda run: run.iterations == lengths[-1]))
+        found.append(_split("longest", rule, runs, iterations=lengths[-1]))
     if len(ratios) > 2:
+        rule = "the {} noise-batch ratio ({:.3g})"
         for name, word, ratio in (
             ("least noise", "lowest", ratios[0]),
             ("most noise", "highest", ratios[-1]),
         ):
-            rule = f"the {word} noise-batch ratio ({ratio:.3g})"
-            found.append(_split(name, rule, runs, partial(_has_ratio, ratio)))
+            found.append(_split(name, rule.format(word, ratio), runs, noise_batch_ratio=ratio))
     return tuple(found)
 
 
-def _has_ratio(ratio: float, run: RunCurve) -> bool:
-    return run.noise_batch_ratio == ratio
-
-
-def _split(
-    name: str, rule: str, runs: Sequence[RunCurve], is_held: Callable[[RunCurve], bool]
-) -> Split:
-    held = tuple(run for run in runs if is_held(run))
-    return Split(name, rule, tuple(run for run in runs if not is_held(run)), held)
+def _split(name: str, rule: str, runs: Sequence[RunCurve], **end: float) -> Split:
+    """Holds out the runs whose attributes are those in `end`."""
+    is_held = [all(getattr(run, key) == value for key, value in end.items()) for run in runs]
+    return Split(
+        name,
+        rule,
+        fitted=tuple(run for run, held in zip(runs, is_held, strict=True) if not held),
+        held_out=tuple(run for run, held in zip(runs, is_held, strict=True) if held),
+    )
 
 
 def score_forms(split: Split, forms: Collection[FormName] = FORM_NAMES) -> HeldOut:

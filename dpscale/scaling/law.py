@@ -140,9 +140,20 @@ class ScalingLaw:
         )
 
     def score(self, form: FormName | None = None) -> FormScore:
-        """How a form (default: the law's own) did on what was held out first."""
+        """How a form (default: the law's own) did on what was held out first.
+
+        Raises:
+          InputError: It has no score there.
+        """
         name = form or self.form
-        return next(score for score in self.held_out[0].scores if score.form == name)
+        scores = {score.form: score for score in self.held_out[0].scores}
+        if name not in scores:
+            raise InputError(
+                "--form",
+                f"{name!r} was not compared on held-out data and has no prediction interval; "
+                f"expected one of {', '.join(scores)}.",
+            )
+        return scores[name]
 
     def predict(
         self,
@@ -240,6 +251,7 @@ class ScalingLaw:
         Empty along the first axis for the semi-parametric form, which has none.
         """
         name = form or self.form
+        self._expect_form(name, noise_free=not np.any(noise_batch_ratio))
         points = self._points(name, num_params, iterations, noise_batch_ratio, batch_size)
         if name == "semi-parametric":
             return np.empty((0, *points.num_params.shape))

@@ -85,4 +85,4 @@ def observe(curves: Sequence[PlanCurve], setting: Setting) -> Observations:
 def _spread(indices: NDArray[np.intp]) -> NDArray[np.intp]:
     """At most four of `indices`, evenly spread, the last among them."""
     places = np.unique(np.linspace(0, indices.size - 1, min(4, indices.size)).round().astype(int))
-    return indices[places] if indices.size else indices
+    return np.asarray(indices[places])
