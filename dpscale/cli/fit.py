@@ -70,10 +70,11 @@ def run(options: Options, output: Output) -> ExitCode:
 def _fit_runs(options: Options, output: Output) -> "tuple[ScalingLaw, list[PlanCurve]]":
     """The law of a sweep's runs, and the curves it was fitted to."""
     from dpscale.scaling.fit import fit_law
-    from dpscale.scaling.runs import read_runs
+    from dpscale.scaling.runs import RunFormat, read_runs
     from dpscale.scaling.smoothing import smooth
 
-    runs = read_runs(options.runs, target=options.target)
+    format: RunFormat = "mckenna2025" if options.format == "mckenna2025" else "dpscale"
+    runs = read_runs(options.runs, target=options.target, format=format)
     output.say(f"{len(runs.runs)} runs to fit, {len(runs.excluded)} left out")
     law = fit_law(
         runs, form=options.form, num_replicates=options.bootstraps, progress=output.progress
@@ -106,6 +107,8 @@ def _print(law: "ScalingLaw", output: Output) -> None:
         names = [run.run_id for run in law.excluded if run.reason == reason]
         shown = ", ".join(names[:3]) + (", ..." if count > 3 else "")
         output.say(f"left out {count}: {reason} ({shown})")
+    for note in law.notes:
+        output.say(f"assumed: {note}")
     for each in law.held_out:
         output.say(f"held out: {each.rule}; {len(each.scores[0].points)} measurements")
         _print_scores(each, law, output)
