@@ -101,6 +101,12 @@ def test_a_sweep_without_spread_is_refused(sweep: Callable, settings: dict, matc
         fit_law(runs_of(sweep, **settings))
 
 
+def test_a_default_form_that_was_not_fitted_is_refused(sweep: Callable) -> None:
+    runs = runs_of(sweep, widths=(16, 24), rates=(2.0**-5,))
+    with pytest.raises(InputError, match=r"--form: .*semi-parametric, form-3 .*'form-5'"):
+        fit_law(runs, form="form-5", forms=("form-3",), num_replicates=2)
+
+
 def test_one_planned_length_is_fitted_and_noted(sweep: Callable) -> None:
     law = fit_law(runs_of(sweep, lengths=(400,)), forms=("form-5",), num_replicates=2)
     assert "with one length" in law.schedule_note

@@ -56,6 +56,18 @@ def test_the_interval_of_a_run_by_hand(law: ScalingLaw) -> None:
     assert np.log(high / low) / 2 == pytest.approx(half)
 
 
+def test_without_other_forms_held_out_errors_and_scatter_set_the_interval(law: ScalingLaw) -> None:
+    alone = replace(law, surface=None)
+    score = law.score()
+    low, high = law.law_interval(*WHERE)
+    of_fit = (np.log(high / low) / 2 / student_t.ppf(0.95, 25)) ** 2
+    for scatter in (0.0, 0.1):
+        low, high = replace(alone, run_scatter=scatter).interval(*WHERE)
+        of_run = max(score.mean_squared_log_error, scatter**2)
+        half = student_t.ppf(0.95, len(score.points)) * np.sqrt(of_run + of_fit)
+        assert np.log(high / low) / 2 == pytest.approx(half)
+
+
 def test_intervals_open_where_no_run_has_been(law: ScalingLaw) -> None:
     def width(*where: float) -> float:
         low, high = law.law_interval(*where)

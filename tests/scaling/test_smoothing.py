@@ -116,3 +116,15 @@ def test_curves_end_at_the_parabola_over_the_rates_not_at_the_luckiest_run() -> 
     assert least_over_rates(runs)[2].final_loss == pytest.approx(3.0 * 1.02 * 0.97)
     assert ends[2] > 3.0 * 1.02 * 0.97 + 0.005
     assert [each.losses[0] / each.final_loss for each in smooth(runs)] == pytest.approx([4 / 3] * 4)
+
+
+def test_a_curve_at_a_single_rate_is_not_shifted() -> None:
+    runs = []
+    for size in (1000, 2000, 4000, 8000):
+        for rate, factor in {0.01: 1.02, 0.02: 1.0, 0.04: 1.02}.items():
+            if size < 8000 or rate == 0.01:
+                run = curve([4.0 * factor, 3.0 * factor], rate=rate)
+                runs.append(replace(run, num_params=size, run_id=f"{size}-{rate}"))
+    *swept, single = smooth(runs)
+    assert single.final_loss == pytest.approx(3.0 * 1.02)
+    assert [each.final_loss for each in swept] == pytest.approx([3.0] * 3, rel=0.001)
