@@ -3,13 +3,14 @@
 **Two intervals**, both 90 % and symmetric on the log scale, log L(x) ± half:
 
 - `law_interval`, for the loss that the law itself has at x (the mean over runs), should its form
-  be right: half = t_f · sqrt(v(x)). v(x) is the uncertainty of the fit, of two parts. The
-  first, for a parametric form, is the mean squared deviation over bootstrap replicates, each
-  with random weights on whole *runs*, times n / f, as a bootstrap of n runs and p coefficients
-  shrinks by f / n, f = n - p; for the semi-parametric law it is `run_scatter`² times the squared
-  interpolation weights, which is what such a bootstrap of an interpolation amounts to. The second
-  is the error that all curves share, as each is set to the lowest point of one parabola over
-  the learning rates (`rate_parabola.RateParabola.level_error`): no weights on curves show it.
+  be right: half = t_f · sqrt(v(x)). v(x) is the uncertainty of the fit: for a parametric form the
+  mean squared deviation over bootstrap replicates, each with random weights on whole *runs*,
+  times n / f, as a bootstrap of n runs and p coefficients shrinks by f / n, f = n - p; for
+  the semi-parametric law `run_scatter`² times the squared interpolation weights, which is what
+  such a bootstrap of an interpolation amounts to. No spread of replicates shows a bias of what
+  they are fitted to: two are taken out before (`smoothing`), the lag of a rolling mean and the
+  low least of several learning rates. How often the interval holds the law behind synthetic
+  sweeps is measured by `analysis/law_coverage.py`.
 - `interval`, for the loss of *one new run* at x: half = t_h · sqrt(s² + v(x)), where s² is the
   largest of three: the mean squared log error on the held-out runs (the first way of holding
   out); the squared scatter of single runs about the law (`run_scatter`), so that it holds
@@ -293,19 +294,16 @@ class ScalingLaw:
         log_middle: Array,
     ) -> Array:
         """Mean squared log error that the fit itself brings."""
-        parabola = None if self.learning_rates is None else self.learning_rates.parabola
-        shared = 0.0 if parabola is None else parabola.level_error**2
         if name == "semi-parametric" and self.surface is not None:
-            weights = self.surface.squared_weights(num_params, noise_batch_ratio)
-            return np.asarray(self.run_scatter**2 * weights + shared)
+            return self.run_scatter**2 * self.surface.squared_weights(num_params, noise_batch_ratio)
         where = (num_params, iterations, noise_batch_ratio)
         logs = self.replicate_log_losses(*where, batch_size=batch_size, form=name)
         if not logs.size:
-            return np.full(log_middle.shape, shared)
+            return np.zeros(log_middle.shape)
         fit = self._fit_of(name)
         # About the fit itself, not about the replicates' mean: their offset counts too.
         squares = np.mean((logs - log_middle) ** 2, axis=0)
-        return np.asarray(squares * (fit.num_observations / fit.freedom) + shared)
+        return np.asarray(squares * (fit.num_observations / fit.freedom))
 
     def _freedom(self, name: FormName) -> int:
         if name == "semi-parametric":

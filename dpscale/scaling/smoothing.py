@@ -6,9 +6,9 @@ over the noise-batch ratio (increasing); then the minimum over learning rates.
 
 **The least of several.** Where runs scatter, the minimum over learning rates is too low on
 average, and most so where many rates are about equally good. So each curve is shifted (on the
-log scale, as a whole) to end where a parabola over the log rate, fitted to all curves together,
-has its lowest point (`rate_parabola`). Without several rates, or where they show no curvature,
-curves stay as they are.
+log scale, as a whole) by what a parabola over the log rate, fitted to all curves together, says
+about that (`rate_parabola`). Without several rates, or where they show no curvature, curves
+stay as they are.
 
 **Short runs.** The paper measures every 100 of 128,000 iterations and averages 10
 measurements, 1/128 of a run. Over a run of a few hundred iterations a single measurement is

@@ -30,11 +30,7 @@ def test_the_laws_own_interval_by_hand(law: ScalingLaw) -> None:
     form = FORMS["form-3"]
     middle = form.log_loss(list(fit.coefficients.values()), points)
     squares = [(form.log_loss(each, points) - middle) ** 2 for each in fit.replicates]
-    assert law.learning_rates is not None
-    assert law.learning_rates.parabola is not None
-    shared = law.learning_rates.parabola.level_error
-    assert shared > 0
-    half = student_t.ppf(0.95, 25) * np.sqrt(np.mean(squares) * 32 / 25 + shared**2)
+    half = student_t.ppf(0.95, 25) * np.sqrt(np.mean(squares) * 32 / 25)
     assert law.law_interval(*WHERE) == pytest.approx((np.exp(middle - half), np.exp(middle + half)))
 
 
@@ -76,15 +72,9 @@ def test_intervals_open_where_no_run_has_been(law: ScalingLaw) -> None:
     assert width(60_000 * 100, 300 * 100, 2.0**-9) > 2 * width(*WHERE)
 
 
-def test_without_replicates_the_shared_error_remains(law: ScalingLaw) -> None:
+def test_without_replicates_the_fit_brings_no_error(law: ScalingLaw) -> None:
     bare = replace(law, parametric=tuple(replace(fit, replicates=()) for fit in law.parametric))
-    low, high = bare.law_interval(*WHERE)
-    assert law.learning_rates is not None
-    assert law.learning_rates.parabola is not None
-    shared = law.learning_rates.parabola.level_error
-    assert np.log(high / low) / 2 == pytest.approx(student_t.ppf(0.95, 25) * shared)
-    known = replace(bare, learning_rates=None)
-    assert known.law_interval(*WHERE) == pytest.approx([float(law.predict(*WHERE))] * 2)
+    assert bare.law_interval(*WHERE) == pytest.approx([float(law.predict(*WHERE))] * 2)
 
 
 @pytest.mark.parametrize("ask", ["predict", "interval", "law_interval", "replicate_log_losses"])
