@@ -54,6 +54,8 @@ def _outside(
     subject, upper, lower = words
     if value > span[1]:
         side = f"{_factor(value / span[1])} beyond the {upper}"
+    elif value == 0 < span[0]:
+        side = f"below the {lower}"
     elif value < span[0]:
         side = f"{_factor(span[0] / value)} below the {lower}"
     else:
