@@ -1,70 +1,70 @@
-"""The configuration with the least predicted loss under a budget, where the law can be trusted.
+"""The configuration with the least predicted loss under a budget, and all that is to be said of it.
 
-Candidates are the ladder's shapes times a fine grid of batches; the compute budget then sets
-the iterations, the privacy budget the noise, and the law the loss. Far from its data a curve
-that was continued too far promises losses that nobody will see; there the forms of the law
-disagree and its prediction interval opens. So only candidates compete whose interval is at
-most twice as wide, in log units, as the narrowest under the budget.
+Candidates are shapes times a fine grid of batches (`candidates`); the compute budget sets the
+iterations, the privacy budget the noise, and the law the loss. Far from its data a law may promise
+anything; only candidates compete at which its prediction interval is narrow enough
+(`question.TrustRegion`). Candidates are compared by approximate noise, which is corrected by exact
+noise where the best is (`search.settle`).
 
-Thousands of candidates are compared with approximate noise. The exact noise is computed where the
-search thinks the best is, the ratio of exact to approximate noise (mostly within 1 % of 1;
-`privacy/accounting/surrogate.py`) corrects the neighbourhood, and this is repeated until a
-candidate whose noise is exact is as good as the best. Only such numbers are reported.
+Exact are the noise of the recommended configuration and what follows from it: its ratio, predicted
+loss and intervals. Approximate (noise off by about 1 % at most places, losses by far less) are
+the near-optimal set, what doublings would buy, the saturating budget, and where the replicates'
+optima lie.
 """
 
+import dataclasses
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dpscale.compute import ParameterCount, count_params, train_flops
 from dpscale.config import ModelConfig
-from dpscale.errors import InputError
-from dpscale.scaling.budget import Accounting, Budget, Noise
+from dpscale.scaling.budget import Accounting, Budget, BudgetAccounting, Noise
+from dpscale.scaling.candidates import MOST_ITERATIONS, NO_LIMITS, list_candidates
 from dpscale.scaling.extrapolation import Extrapolation, find_extrapolations
-from dpscale.scaling.forms import Array
+from dpscale.scaling.gains import Gain, find_gains
 from dpscale.scaling.law import ScalingLaw
 from dpscale.scaling.learning_rate import RateAnswer
+from dpscale.scaling.limits import Limits
+from dpscale.scaling.membership import membership_advantage
+from dpscale.scaling.near_optimal import NearOptimal, Preference, near_optimal, preferred
+from dpscale.scaling.noise_field import NoiseField, NoiseTable, tabulate_noise
+from dpscale.scaling.optimum_interval import OptimumInterval, optimum_interval
+from dpscale.scaling.question import Question, find_trusted
+from dpscale.scaling.saturation import Saturation, find_saturation
 from dpscale.scaling.scores import FormName
-from dpscale.sizes import LADDER_WIDTHS, ladder_shape
+from dpscale.scaling.search import Settled, look, settle
 
-BATCHES_PER_OCTAVE = 16
-NEAR_OPTIMAL = 0.01
-"""Candidates within this share of the best loss are near-optimal (the paper's 1 %)."""
-
-MOST_ITERATIONS = 1_000_000
-"""Ten times the longest private pretraining that was published (VaultGemma, 100,000)."""
-
-TRUSTED = 2.0
-"""How much wider than the narrowest a candidate's prediction interval may be."""
-
-MOST_ROUNDS = 8
-"""Exact calibrations at most; two or three are usual."""
-
-SETTLED = 1e-4
-"""The search ends when a candidate with exact noise is within this share of the best."""
+__all__ = ["Recommendation", "list_candidates", "recommend"]
 
 MICROBATCH_SIZE = 16
 """Microbatch of the recommended run; it never changes the result."""
 
 
-@dataclass(frozen=True)
-class NearOptimal:
-    """Least and largest value of each choice among the candidates that are nearly as good."""
-
-    num_params: tuple[int, int]
-    expected_batch_size: tuple[int, int]
-    iterations: tuple[int, int]
+NEGLIGIBLE_CORRECTION = 0.01
+"""Where exact noise is off the approximation by more, what is trusted is worked out again."""
 
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The best configuration and what is known about it.
+    """The recommended configuration and what is known about it.
 
-    `predicted_loss_interval` is the law's 90 % interval for one run; `predicts` says for
-    which loss. `form` is the form of the law that was asked.
+    Args:
+      budget: What it was chosen under; compute is the saturating one where none was given.
+      prefer: What it was chosen for.
+      form: The form of the law that was asked; `predicts` says which loss that predicts.
+      predicted_loss_interval: 90 %, for the loss of one new run.
+      predicted_law_interval: 90 %, for the law's own loss, should its form be right.
+      membership_advantage: An upper bound's value to 0.1 %, at exact noise (`membership.py`).
+      optimum_interval: Where the optima of the law's replicates lie; None if it has none.
+      is_saturated: Whether the budget's compute is at or beyond the saturating one.
+      gains: What doubling each budget alone, and all three, would buy.
     """
 
+    budget: Budget
+    prefer: Preference
     model: ModelConfig
     params: ParameterCount
     expected_batch_size: int
@@ -77,197 +77,142 @@ class Recommendation:
     predicts: str
     predicted_loss: float
     predicted_loss_interval: tuple[float, float]
+    predicted_law_interval: tuple[float, float]
     epochs: float
     tokens_per_param: float
     train_flops: float
+    membership_advantage: float
     near_optimal: NearOptimal
+    optimum_interval: OptimumInterval | None
+    saturation: Saturation
+    is_saturated: bool
+    gains: tuple[Gain, ...]
     extrapolations: tuple[Extrapolation, ...]
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Every (shape, batch) that the budget pays at least one iteration of.
-
-    `iterations` is what it pays, `MOST_ITERATIONS` at most.
-
-    Args:
-      shape: int[candidates], index into `shapes`.
-      num_params, expected_batch_size, iterations: float64[candidates], whole numbers.
-    """
-
-    shapes: tuple[ModelConfig, ...]
-    shape: NDArray[np.intp]
-    num_params: Array
-    expected_batch_size: Array
-    iterations: Array
 
 
 def recommend(
     law: ScalingLaw,
     budget: Budget,
     *,
-    accounting: Accounting,
+    limits: Limits = NO_LIMITS,
+    prefer: Preference = "loss",
     form: FormName | None = None,
     with_cap: bool = False,
+    accounting_of: Callable[[Budget], Accounting] = BudgetAccounting,
 ) -> Recommendation:
     """Searches the candidates; see the module docstring.
 
     Args:
-      accounting: Where noise comes from; `budget.BudgetAccounting(budget)` outside tests.
+      budget: Infinite compute asks for the saturating budget.
+      prefer: `loss` for the least predicted loss; of the configurations within 1 % of it `small`
+        for the smallest model at its best batch, `low-risk` for the least membership advantage.
       form: The law's form to ask; default: the law's own.
       with_cap: Whether to choose the cap on batches too, and account for it, as a run's
         config needs. It takes about a second, and changes the noise by less than 0.1 %.
+      accounting_of: Where noise comes from; another one in tests.
 
     Raises:
-      InputError: The compute does not pay one iteration of the smallest model.
+      InputError: The compute does not pay one iteration of the smallest model, or a limit
+        leaves nothing.
     """
-    form = form or law.form
-    candidates = list_candidates(budget)
-    approximate = accounting.approximate(
-        candidates.expected_batch_size / budget.dataset_size, candidates.iterations
-    )
-    correction = np.zeros(approximate.size)
-    exact: dict[int, float] = {}
-    while True:
-        losses = _losses(law, candidates, approximate * np.exp(correction), form)
-        best = int(np.argmin(losses))
-        settled = [at for at in exact if losses[at] <= (1 + SETTLED) * losses[best]]
-        if settled or len(exact) == MOST_ROUNDS:
-            break
-        exact[best] = accounting.exact(
-            int(candidates.expected_batch_size[best]), int(candidates.iterations[best])
-        )
-        correction = _correction(candidates, approximate, exact)
-    best = min(exact, key=lambda index: float(losses[index]))  # the noise at each is exact
-    batch, iterations = int(candidates.expected_batch_size[best]), int(candidates.iterations[best])
-    noise = Noise(exact[best], None)
+    list_candidates(budget, limits)  # what cannot be is refused before anything is worked out
+    accounting = accounting_of(budget)
+    more_private = dataclasses.replace(budget, epsilon=2 * budget.epsilon)
+    tables = {
+        each.epsilon: _table(accounting_of(each), budget.dataset_size)
+        for each in (budget, more_private)
+    }
+    noise = NoiseField(tables[budget.epsilon], budget.dataset_size)
+    question = Question(law, form or law.form, budget, limits, noise)
+    trust = find_trusted(question)
+    saturation = find_saturation(question, trust)
+    if math.isinf(budget.train_flops):
+        budget = dataclasses.replace(budget, train_flops=saturation.train_flops)
+        question = question.under(budget)
+    choose = None if prefer == "loss" else lambda field: preferred(field, prefer)
+    trust = trust.within(question)
+    settled = settle(look(question, trust), accounting, choose)
+    if settled.field.question.noise.largest_correction > NEGLIGIBLE_CORRECTION:
+        question = settled.field.question  # the law's doubts depend on noise too
+        trust = find_trusted(question)
+        settled = settle(look(question, trust), accounting, choose)
+    _, batch, iterations = settled.field.candidates.place(settled.at)
+    cap = Noise(settled.noise_multiplier, None)
     if with_cap:
-        noise = accounting.with_cap(batch, iterations, min(MICROBATCH_SIZE, batch))
+        cap = accounting.with_cap(batch, iterations, min(MICROBATCH_SIZE, batch))
     return _report(
-        law,
-        budget,
-        model=candidates.shapes[int(candidates.shape[best])],
-        expected_batch_size=batch,
-        iterations=iterations,
-        noise=noise,
-        near_optimal=_near_optimal(candidates, losses <= (1 + NEAR_OPTIMAL) * losses[best]),
-        form=form,
+        settled,
+        noise=cap,
+        prefer=prefer,
+        saturation=saturation,
+        gains=find_gains(settled.field.question, trust, tables),
     )
 
 
-def list_candidates(budget: Budget) -> Candidates:
-    """The ladder's shapes times a grid of batches, with the iterations that compute pays."""
-    octaves = np.log2(budget.dataset_size)
-    grid = np.geomspace(1, budget.dataset_size, 1 + round(BATCHES_PER_OCTAVE * octaves))
-    batches = np.unique(np.round(grid))
-    shapes = tuple(
-        ladder_shape(width, vocab_size=budget.vocab_size, seq_len=budget.seq_len)
-        for width in LADDER_WIDTHS
+def _table(accounting: Accounting, dataset_size: int) -> NoiseTable:
+    """Down to a sampling probability of 1/2N, so that it serves twice the data too."""
+    return tabulate_noise(
+        accounting, least_prob=1 / (2 * dataset_size), most_iterations=MOST_ITERATIONS
     )
-    sizes = np.array([count_params(shape).total for shape in shapes], float)
-    index = np.repeat(np.arange(sizes.size, dtype=np.intp), batches.size)
-    batch = np.tile(batches, sizes.size)
-    per_iteration = train_flops(num_params=1, batch_size=1, iterations=1, seq_len=budget.seq_len)
-    iterations = np.floor(budget.train_flops / (per_iteration * sizes[index] * batch))
-    paid = iterations >= 1
-    if not paid.any():
-        raise InputError(
-            "--flops",
-            f"{budget.train_flops:.3g} does not pay one iteration of one unit of the smallest "
-            f"model ({per_iteration * sizes[0]:.3g}).",
-        )
-    iterations = np.minimum(iterations, MOST_ITERATIONS)
-    return Candidates(shapes, index[paid], sizes[index[paid]], batch[paid], iterations[paid])
-
-
-def _losses(law: ScalingLaw, candidates: Candidates, noise: Array, form: FormName) -> Array:
-    """The predicted loss of each candidate that the law can be trusted for, inf for the rest."""
-    where = (
-        candidates.num_params,
-        candidates.iterations,
-        noise / candidates.expected_batch_size,
-    )
-    batch_size = candidates.expected_batch_size
-    low, high = law.interval(*where, batch_size=batch_size, form=form)
-    width = np.log(high / low)
-    losses = law.predict(*where, batch_size=batch_size, form=form)
-    return np.where(width <= TRUSTED * width.min(), losses, np.inf)
-
-
-def _correction(candidates: Candidates, approximate: Array, exact: dict[int, float]) -> Array:
-    """Log of exact over approximate noise, spread from where it is known.
-
-    Weights fall with the inverse square of the distance in (log batch, log iterations); at
-    a known candidate the correction is its own.
-    """
-    place = np.log(np.stack([candidates.expected_batch_size, candidates.iterations], axis=1))
-    nodes = np.array(list(exact))
-    known = np.log(np.array(list(exact.values())) / approximate[nodes])
-    squares = np.sum((place[:, None, :] - place[nodes][None, :, :]) ** 2, axis=2)
-    weights = 1.0 / (squares + 1e-9)
-    spread = (weights @ known) / weights.sum(axis=1)
-    spread[nodes] = known
-    return np.asarray(spread)
 
 
 def _report(
-    law: ScalingLaw,
-    budget: Budget,
+    settled: Settled,
     *,
-    model: ModelConfig,
-    expected_batch_size: int,
-    iterations: int,
     noise: Noise,
-    near_optimal: NearOptimal,
-    form: FormName,
+    prefer: Preference,
+    saturation: Saturation,
+    gains: tuple[Gain, ...],
 ) -> Recommendation:
     """Everything that follows from the choice of model, batch and iterations."""
-    params, batch = count_params(model), expected_batch_size
+    field, question = settled.field, settled.field.question
+    law, form, budget = question.law, question.form, question.budget
+    size, batch, iterations = field.candidates.place(settled.at)
+    model = field.candidates.shapes[int(field.candidates.shape[settled.at])]
     ratio = noise.noise_multiplier / batch
-    loss = law.predict(params.total, iterations, ratio, batch_size=batch, form=form)
-    low, high = law.interval(params.total, iterations, ratio, batch_size=batch, form=form)
+    averaged = question.averaged_batch(np.array(float(batch)))
+    where = (size, iterations, ratio)
+    low, high = law.interval(*where, batch_size=averaged, form=form)
+    law_low, law_high = law.law_interval(*where, batch_size=averaged, form=form)
     epochs = batch * iterations / budget.dataset_size
     return Recommendation(
+        budget=budget,
+        prefer=prefer,
         model=model,
-        params=params,
+        params=count_params(model),
         expected_batch_size=batch,
         iterations=iterations,
         noise_multiplier=noise.noise_multiplier,
         truncated_batch_size=noise.truncated_batch_size,
         noise_batch_ratio=ratio,
-        learning_rate=law.learning_rate(params.total, iterations, ratio),
+        learning_rate=law.learning_rate(*where),
         form=form,
         predicts=law.target,
-        predicted_loss=float(loss),
+        predicted_loss=float(law.predict(*where, batch_size=averaged, form=form)),
         predicted_loss_interval=(float(low), float(high)),
+        predicted_law_interval=(float(law_low), float(law_high)),
         epochs=epochs,
-        tokens_per_param=batch * iterations * budget.seq_len / params.total,
+        tokens_per_param=batch * iterations * budget.seq_len / size,
         train_flops=train_flops(
-            num_params=params.total,
-            batch_size=batch,
-            iterations=iterations,
-            seq_len=budget.seq_len,
+            num_params=size, batch_size=batch, iterations=iterations, seq_len=budget.seq_len
         ),
-        near_optimal=near_optimal,
+        membership_advantage=membership_advantage(
+            batch / budget.dataset_size, noise.noise_multiplier, iterations
+        ),
+        near_optimal=near_optimal(field),
+        optimum_interval=optimum_interval(field),
+        saturation=saturation,
+        is_saturated=budget.train_flops >= saturation.train_flops,
+        gains=gains,
         extrapolations=find_extrapolations(
             law,
-            num_params=params.total,
+            num_params=size,
             iterations=iterations,
             noise_batch_ratio=ratio,
             epochs=epochs,
             seq_len=budget.seq_len,
             vocab_size=budget.vocab_size,
+            form=form,
+            averaged_batch=None if averaged is None else batch,
         ),
     )
-
-
-def _near_optimal(candidates: Candidates, near: NDArray[np.bool_]) -> NearOptimal:
-    return NearOptimal(
-        _range(candidates.num_params[near]),
-        _range(candidates.expected_batch_size[near]),
-        _range(candidates.iterations[near]),
-    )
-
-
-def _range(values: Array) -> tuple[int, int]:
-    return int(np.min(values)), int(np.max(values))

@@ -7,25 +7,30 @@ from dpscale.config import (
     RunConfig,
     TrainingConfig,
 )
-from dpscale.scaling.budget import Budget
 from dpscale.scaling.recommend import Recommendation
 from dpscale.schema import to_toml
 
 _FEWEST_WINDOWS, _MOST_WINDOWS = 20, 40
 
 
-def private_config(best: Recommendation, budget: Budget, *, data_path: str) -> RunConfig:
+def private_config(
+    best: Recommendation, *, data_path: str, learning_rate: float | None = None
+) -> RunConfig:
     """A complete config that `dpscale train` takes as it is.
 
     Optimizer and clipping beyond the learning rate are the defaults, which are those of the
     law-fitting runs unless their sweep changed them.
+
+    Args:
+      learning_rate: In place of what the law knows of.
     """
     window = metrics_window(best.iterations)
+    rate = best.learning_rate.learning_rate if learning_rate is None else learning_rate
     return RunConfig(
         purpose="private",
         model=best.model,
         data=DataConfig(path=data_path),
-        optimizer=OptimizerConfig(learning_rate=best.learning_rate.learning_rate),
+        optimizer=OptimizerConfig(learning_rate=rate),
         training=TrainingConfig(
             iterations=best.iterations,
             metrics_every=window,
@@ -33,8 +38,8 @@ def private_config(best: Recommendation, budget: Budget, *, data_path: str) -> R
             checkpoint_every=2 * window,
         ),
         private=PrivateConfig(
-            target_epsilon=budget.epsilon,
-            target_delta=budget.delta,
+            target_epsilon=best.budget.epsilon,
+            target_delta=best.budget.delta,
             expected_batch_size=best.expected_batch_size,
             noise_multiplier=best.noise_multiplier,
             truncated_batch_size=best.truncated_batch_size,
@@ -42,9 +47,18 @@ def private_config(best: Recommendation, budget: Budget, *, data_path: str) -> R
     )
 
 
-def private_config_toml(best: Recommendation, budget: Budget, *, data_path: str, law: str) -> str:
-    """The config as TOML, under a header that says where it comes from."""
+def private_config_toml(
+    best: Recommendation, *, data_path: str, law: str, learning_rate: float | None = None
+) -> str:
+    """The config as TOML, under a header that says where it comes from.
+
+    Args:
+      law: What the law is called.
+      learning_rate: As in `private_config`; what the law does not know is marked untuned.
+    """
     low, high = best.predicted_loss_interval
+    budget = best.budget
+    outside = [each for each in best.extrapolations if each.coordinate != "learning_rate"]
     header = "\n".join(
         [
             f"Recommended by `dpscale recommend` from the law {law} ({best.form}).",
@@ -52,11 +66,24 @@ def private_config_toml(best: Recommendation, budget: Budget, *, data_path: str,
             f"{budget.train_flops:.4g} FLOPs, {budget.dataset_size:,} privacy units.",
             f"Predicted {best.predicts}: {best.predicted_loss:.4f} nats per token "
             f"(90 % interval {low:.4f} to {high:.4f}).",
-            *(f"Outside the law: {each.message}." for each in best.extrapolations),
+            _rate_line(best, learning_rate),
+            *(f"Outside the law: {each.message}." for each in outside),
         ]
     )
-    config = private_config(best, budget, data_path=data_path)
+    config = private_config(best, data_path=data_path, learning_rate=learning_rate)
     return to_toml(config.to_dict(), header=header)
+
+
+def _rate_line(best: Recommendation, learning_rate: float | None) -> str:
+    rate = best.learning_rate
+    if learning_rate is not None:
+        return f"Learning rate: {learning_rate:g}, as given."
+    if rate.is_tuned:
+        return f"Learning rate: {rate.learning_rate:.4g}, the law's best."
+    return (
+        f"Learning rate: {rate.learning_rate:g}, untuned: the middle of the swept "
+        f"{rate.swept[0]:g} to {rate.swept[1]:g}."
+    )
 
 
 def metrics_window(iterations: int) -> int:

@@ -8,15 +8,14 @@ import numpy as np
 import pytest
 
 from dpscale.compute import count_params
-from dpscale.config import RunConfig
 from dpscale.errors import InputError
 from dpscale.scaling.budget import Budget, Noise
+from dpscale.scaling.candidates import SEARCH_WIDTHS, list_candidates
 from dpscale.scaling.fit import fit_law
 from dpscale.scaling.law import ScalingLaw
-from dpscale.scaling.recommend import list_candidates, recommend
-from dpscale.scaling.run_config import metrics_window, private_config, private_config_toml
+from dpscale.scaling.recommend import Recommendation, recommend
 from dpscale.scaling.runs import select_runs
-from dpscale.sizes import LADDER_WIDTHS, ladder_shape
+from dpscale.sizes import ladder_shape
 
 SIZE = 60_000
 
@@ -25,11 +24,11 @@ SIZE = 60_000
 class FakeAccounting:
     """Noise as sqrt(T)·q over epsilon, approximated with a bias that varies over the plane."""
 
-    epsilon: float = 4.0
+    budget: Budget
     asked: list[tuple[int, int]] = field(default_factory=list)
 
     def noise(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
-        return 0.35 + 12 * sampling_prob * np.sqrt(iterations) / self.epsilon
+        return 0.35 + 12 * sampling_prob * np.sqrt(iterations) / self.budget.epsilon
 
     def approximate(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
         bias = 1 + 0.15 * np.sin(np.log(sampling_prob) + np.log(iterations) / 2)
@@ -37,10 +36,18 @@ class FakeAccounting:
 
     def exact(self, expected_batch_size: int, iterations: int) -> float:
         self.asked.append((expected_batch_size, iterations))
-        return float(self.noise(np.array(expected_batch_size / SIZE), np.array(iterations)))
+        prob = expected_batch_size / self.budget.dataset_size
+        return float(self.noise(np.array(prob), np.array(iterations)))
 
     def with_cap(self, expected_batch_size: int, iterations: int, microbatch_size: int) -> Noise:
         return Noise(1.0005 * self.exact(expected_batch_size, iterations), 2 * expected_batch_size)
+
+
+class Unbiased(FakeAccounting):
+    """For comparisons between budgets, where a bias would drown what is compared."""
+
+    def approximate(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
+        return self.noise(sampling_prob, iterations)
 
 
 @pytest.fixture(scope="module")
@@ -56,37 +63,48 @@ def budget(flops: float = 3e12) -> Budget:
     )
 
 
-def trusted(law: ScalingLaw, flops: float) -> Callable:
-    """What candidates are compared by: the prediction, where the interval is narrow enough."""
-    listed = list_candidates(budget(flops))
-    b, t = listed.expected_batch_size, listed.iterations
-    low, high = law.interval(listed.num_params, t, FakeAccounting().noise(b / SIZE, t) / b)
-    widest = 2 * np.log(high / low).min()
+def ask(law: object, asked: Budget, **options: object) -> Recommendation:
+    return recommend(law, asked, **{"accounting_of": FakeAccounting, **options})  # type: ignore[arg-type]
 
-    def loss(size: np.ndarray, t: np.ndarray, ratio: np.ndarray) -> np.ndarray:
-        low, high = law.interval(size, t, ratio)
-        return np.where(np.log(high / low) <= widest, law.predict(size, t, ratio), np.inf)
 
-    return loss
+def exact_noise(batch: np.ndarray, iterations: np.ndarray) -> np.ndarray:
+    return FakeAccounting(budget()).noise(batch / SIZE, iterations)
 
 
 def exhaustive(loss: Callable, flops: float) -> float:
     """The least loss over shapes and whole batches, with exact noise: a slow look."""
     batches = np.arange(1, 6000.0)
     best = math.inf
-    for width in LADDER_WIDTHS[:8]:
+    for width in SEARCH_WIDTHS[:12]:
         size = count_params(ladder_shape(width, vocab_size=1024, seq_len=64)).total
         iterations = np.floor(flops / (6 * size * batches * 64))
         paid = iterations >= 1
         b, t = batches[paid], iterations[paid]
-        ratio = FakeAccounting().noise(b / SIZE, t) / b
-        best = min(best, float(np.min(loss(size, t, ratio))))
+        best = min(best, float(np.min(loss(np.array(size), t, exact_noise(b, t) / b))))
     return best
+
+
+def trusted(law: ScalingLaw, flops: float) -> Callable:
+    """What candidates are compared by: the prediction, where the interval is narrow enough."""
+    listed = list_candidates(budget(flops))
+    b, most = listed.expected_batch_size, listed.iterations
+    narrowest = math.inf
+    for halvings in range(21):  # the narrowest of all that is paid for, shorter runs among it
+        t = np.maximum(np.floor(most / 2**halvings), 1)
+        low, high = law.interval(listed.num_params, t, exact_noise(b, t) / b)
+        narrowest = min(narrowest, np.log(high / low).min())
+
+    def loss(size: np.ndarray, t: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+        low, high = law.interval(size, t, ratio)
+        inside = np.log(high / low) <= 2 * narrowest
+        return np.where(inside, law.predict(size, t, ratio), np.inf)
+
+    return loss
 
 
 @pytest.mark.parametrize("flops", [3e11, 3e12, 3e13])
 def test_as_good_as_an_exhaustive_look_at_the_law(law: ScalingLaw, flops: float) -> None:
-    best = recommend(law, budget(flops), accounting=FakeAccounting())
+    best = ask(law, budget(flops))
     assert best.predicted_loss <= 1.002 * exhaustive(trusted(law, flops), flops)
 
 
@@ -111,8 +129,8 @@ class Dreamer:
 def test_a_promise_without_data_is_not_believed(law: ScalingLaw) -> None:
     # Catches: the least predicted loss wherever it stands. A real semi-parametric law,
     # continued in T without end, promised that a flood of noise beats every run of its sweep.
-    best = recommend(Dreamer(law), budget(), accounting=FakeAccounting())  # type: ignore[arg-type]
-    plain = recommend(law, budget(), accounting=FakeAccounting())
+    best = ask(Dreamer(law), budget())
+    plain = ask(law, budget())
     assert best.noise_batch_ratio < 0.02
     assert best.predicted_loss == plain.predicted_loss
 
@@ -125,11 +143,11 @@ class Biased(FakeAccounting):
 
 
 def test_exact_noise_corrects_a_biased_approximation(law: ScalingLaw) -> None:
-    best = recommend(law, budget(), accounting=Biased())
+    best = ask(law, budget(), accounting_of=Biased)
     assert best.predicted_loss <= 1.002 * exhaustive(trusted(law, 3e12), 3e12)
     listed = list_candidates(budget())
     b, t = listed.expected_batch_size, listed.iterations
-    losses = trusted(law, 3e12)(listed.num_params, t, FakeAccounting().noise(b / SIZE, t) / b)
+    losses = trusted(law, 3e12)(listed.num_params, t, exact_noise(b, t) / b)
     near = losses <= 1.01 * losses.min()
     assert best.near_optimal.num_params[1] == listed.num_params[near].max()
     for name, values in (("expected_batch_size", b), ("iterations", t)):
@@ -142,17 +160,23 @@ def test_regret_against_the_true_law_is_small(
     law: ScalingLaw, sweep: Callable, flops: float
 ) -> None:
     truth = sweep(form="form-5")
-    best = recommend(law, budget(flops), accounting=FakeAccounting())
+    best = ask(law, budget(flops))
     got = float(truth.loss(best.params.total, best.iterations, best.noise_batch_ratio))
     assert got <= 1.005 * exhaustive(truth.loss, flops)
 
 
 def test_what_is_reported_is_exact_and_consistent(law: ScalingLaw) -> None:
-    accounting = FakeAccounting()
-    best = recommend(law, budget(), accounting=accounting)
-    assert (best.expected_batch_size, best.iterations) in accounting.asked
-    assert len(accounting.asked) <= 8
-    exact = accounting.exact(best.expected_batch_size, best.iterations)
+    made: list[FakeAccounting] = []
+
+    def accounting_of(asked: Budget) -> FakeAccounting:
+        made.append(FakeAccounting(asked))
+        return made[-1]
+
+    best = ask(law, budget(), accounting_of=accounting_of)
+    asked = [pair for each in made for pair in each.asked]
+    assert (best.expected_batch_size, best.iterations) in asked
+    assert len(asked) <= 8
+    exact = FakeAccounting(budget()).exact(best.expected_batch_size, best.iterations)
     assert best.noise_multiplier == exact
     assert best.noise_batch_ratio == exact / best.expected_batch_size
     assert best.train_flops <= 3e12
@@ -162,6 +186,8 @@ def test_what_is_reported_is_exact_and_consistent(law: ScalingLaw) -> None:
     assert best.epochs == best.expected_batch_size * best.iterations / SIZE
     low, high = best.predicted_loss_interval
     assert low < best.predicted_loss < high
+    law_low, law_high = best.predicted_law_interval
+    assert low < law_low < best.predicted_loss < law_high < high
     near = best.near_optimal
     assert near.num_params[0] <= best.params.total <= near.num_params[1]
     assert near.iterations[0] <= best.iterations <= near.iterations[1]
@@ -171,7 +197,7 @@ def test_every_coordinate_outside_the_law_is_flagged(law: ScalingLaw) -> None:
     asked = Budget(
         epsilon=4, delta=1e-8, train_flops=1e15, dataset_size=SIZE, seq_len=128, vocab_size=2048
     )
-    best = recommend(law, asked, accounting=FakeAccounting())
+    best = ask(law, asked)
     flagged = {each.coordinate: each.message for each in best.extrapolations}
     assert best.params.total > law.valid_range.num_params[1]
     expected = best.params.total / law.valid_range.num_params[1]
@@ -184,7 +210,7 @@ def test_inside_the_law_nothing_is_flagged(law: ScalingLaw) -> None:
     asked = Budget(
         epsilon=4, delta=1e-8, train_flops=4e11, dataset_size=10**7, seq_len=64, vocab_size=1024
     )
-    best = recommend(law, asked, accounting=FakeAccounting())
+    best = ask(law, asked)
     flagged = {each.coordinate for each in best.extrapolations}
     assert "epochs" not in flagged
     assert flagged <= {"iterations", "num_params", "noise_batch_ratio"}
@@ -202,7 +228,7 @@ def test_candidates_never_overspend_and_use_realisable_shapes() -> None:
 
 def test_a_budget_below_one_iteration_is_refused(law: ScalingLaw) -> None:
     with pytest.raises(InputError, match="--flops: 100 does not pay one iteration"):
-        recommend(law, budget(100.0), accounting=FakeAccounting())
+        ask(law, budget(100.0))
 
 
 @pytest.mark.parametrize("name", ["epsilon", "delta", "train_flops", "dataset_size", "seq_len"])
@@ -210,24 +236,3 @@ def test_a_budget_below_zero_is_refused(name: str) -> None:
     fields = {**budget().__dict__, name: -1}
     with pytest.raises(InputError, match="found -1"):
         Budget(**fields)
-
-
-def test_the_config_is_complete_and_says_what_was_predicted(law: ScalingLaw) -> None:
-    best = recommend(law, budget(), accounting=FakeAccounting(), with_cap=True)
-    config = private_config(best, budget(), data_path="data")
-    assert config.private is not None
-    assert config.private.noise_multiplier == best.noise_multiplier
-    assert config.private.truncated_batch_size == 2 * best.expected_batch_size
-    assert config.model == best.model
-    text = private_config_toml(best, budget(), data_path="data", law="law.json")
-    assert text.startswith("# Recommended by")
-    assert f"{best.predicted_loss:.4f}" in text
-    import tomllib
-
-    assert RunConfig.from_dict(tomllib.loads(text), where="x") == config
-
-
-@pytest.mark.parametrize("iterations", [*range(20, 200), 997, 1000, 123_456])
-def test_metric_windows_are_twenty_to_forty(iterations: int) -> None:
-    windows = iterations / metrics_window(iterations)
-    assert 19 <= windows <= 41
