@@ -5,6 +5,7 @@ from typing import Any
 
 from dpscale.cli.output import Output
 from dpscale.scaling.law import FORMS_WITH_BATCH, ScalingLaw
+from dpscale.scaling.limits import Limits
 from dpscale.scaling.near_optimal import Member
 from dpscale.scaling.recommend import Recommendation
 
@@ -72,7 +73,7 @@ def _answers(best: Recommendation, given: float | None) -> dict[str, str]:
             f"{best.predicted_loss:.3f} (90 % interval {low:.3f} to {high:.3f} for one run, "
             f"{law_low:.3f} to {law_high:.3f} for the law itself)"
         ),
-        "membership_advantage": f"{best.membership_advantage:.3f} at most",
+        "membership_advantage": f"{best.membership_advantage:.3f}",
         "epochs": f"{best.epochs:.3g}",
         "tokens_per_param": f"{best.tokens_per_param:.4g}",
         "train_flops": f"{best.train_flops:.4g}",
@@ -140,20 +141,17 @@ def saturation_text(best: Recommendation) -> str:
     """Where more compute stops buying anything, and on which side of it the budget lies."""
     found = best.saturation
     at = f"{found.train_flops:.3g} FLOPs"
-    beyond = "more compute buys less than 1 %"
-    if found.limited_by == "trust":
+    kept = ", data and limits" if best.limits != Limits() else " and data"
+    if found.limited_by == "noise":
+        beyond = f"more compute buys less than 1 % at this epsilon{kept}"
+    else:
         beyond = "the law's interval is too wide to say what more compute buys"
     if not best.is_saturated:
-        return (
-            f"saturates at {at} (loss {found.predicted_loss:.3f}); beyond, {beyond} at this "
-            "epsilon and data"
-        )
+        return f"saturating compute: {at} (loss {found.predicted_loss:.3f}); beyond, {beyond}"
     if best.train_flops < 0.99 * best.budget.train_flops:
-        return (
-            f"saturated at {at}: of the {best.budget.train_flops:.3g} FLOPs this configuration "
-            f"spends {best.train_flops:.3g}; {beyond} at this epsilon and data"
-        )
-    return f"saturated at {at}: {beyond} at this epsilon and data"
+        spent = f"{best.train_flops:.3g} of the {best.budget.train_flops:.3g} FLOPs"
+        return f"saturated beyond {at}: {beyond}; this configuration spends {spent}"
+    return f"saturated at {at}: beyond, {beyond}"
 
 
 def gains_text(best: Recommendation) -> str:

@@ -53,7 +53,7 @@ class Recommendation:
 
     Args:
       budget: What it was chosen under; compute is the saturating one where none was given.
-      prefer: What it was chosen for.
+      limits, prefer: Within what, and for what.
       form: The form of the law that was asked; `predicts` says which loss that predicts.
       predicted_loss_interval: 90 %, for the loss of one new run.
       predicted_law_interval: 90 %, for the law's own loss, should its form be right.
@@ -64,6 +64,7 @@ class Recommendation:
     """
 
     budget: Budget
+    limits: Limits
     prefer: Preference
     model: ModelConfig
     params: ParameterCount
@@ -177,6 +178,7 @@ def _report(
     epochs = batch * iterations / budget.dataset_size
     return Recommendation(
         budget=budget,
+        limits=question.limits,
         prefer=prefer,
         model=model,
         params=count_params(model),

@@ -14,14 +14,12 @@ from typing import Final, Literal
 import numpy as np
 
 from dpscale.compute import train_flops
-from dpscale.errors import InputError
 from dpscale.scaling.question import Question, TrustRegion
 from dpscale.scaling.search import NEAR_OPTIMAL, look
 
 PRECISION: Final = 0.01
-"""Compute is found to 1 %, on a grid of `COARSE` batches an octave."""
+"""Compute is found to 1 %."""
 
-COARSE: Final = 4
 STRIDE: Final = 8.0
 
 
@@ -49,27 +47,22 @@ class Saturation:
 
 def find_saturation(question: Question, trust: TrustRegion) -> Saturation:
     """The saturating budget; the compute of `question` plays no part, its limits do."""
-    free = _at(question, math.inf)
+    free = question.under(dataclasses.replace(question.budget, train_flops=math.inf))
     region = trust.within(free)
     unbounded = look(free, region)
-    least = unbounded.least_loss
-    believed = look(free, dataclasses.replace(region, widest=np.inf)).least_loss
-
-    def reaches(flops: float) -> bool:
-        try:
-            field = look(_at(question, flops), region, batches_per_octave=COARSE)
-        except InputError:  # nothing at all is paid for
-            return False
-        return field.least_loss <= (1 + NEAR_OPTIMAL) * least
+    believed = look(free, dataclasses.replace(region, widest=np.inf))
+    enough = (1 + NEAR_OPTIMAL) * unbounded.least_loss
 
     high = _spent(question, *unbounded.candidates.place(unbounded.best))
     low = high / STRIDE
-    while reaches(low):
+    while unbounded.paid_by(low, region).least_loss <= enough:
         high, low = low, low / STRIDE
     while high / low > 1 + PRECISION:
         middle = math.sqrt(high * low)
-        low, high = (low, middle) if reaches(middle) else (middle, high)
-    field = look(_at(question, high), region)
+        reaches = unbounded.paid_by(middle, region).least_loss <= enough
+        low, high = (low, middle) if reaches else (middle, high)
+    field = unbounded.paid_by(high, region)
+    gained = unbounded.least_loss / believed.least_loss - 1
     size, batch, iterations = field.candidates.place(field.best)
     return Saturation(
         train_flops=high,
@@ -77,13 +70,9 @@ def find_saturation(question: Question, trust: TrustRegion) -> Saturation:
         expected_batch_size=batch,
         iterations=iterations,
         predicted_loss=field.least_loss,
-        least_loss=least,
-        limited_by="trust" if believed < least / (1 + NEAR_OPTIMAL) else "noise",
+        least_loss=unbounded.least_loss,
+        limited_by="trust" if gained > NEAR_OPTIMAL else "noise",
     )
-
-
-def _at(question: Question, flops: float) -> Question:
-    return question.under(dataclasses.replace(question.budget, train_flops=flops))
 
 
 def _spent(question: Question, num_params: float, batch: float, iterations: float) -> float:

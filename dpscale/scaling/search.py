@@ -14,8 +14,9 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from dpscale.compute import train_flops
 from dpscale.scaling.budget import Accounting
-from dpscale.scaling.candidates import BATCHES_PER_OCTAVE, Candidates, list_candidates
+from dpscale.scaling.candidates import Candidates, list_candidates
 from dpscale.scaling.forms import Array
 from dpscale.scaling.question import Question, TrustRegion
 
@@ -55,6 +56,18 @@ class Field:
         """Which candidates are within 1 % of the least loss."""
         return np.asarray(self.losses <= (1 + NEAR_OPTIMAL) * self.losses.min())
 
+    def paid_by(self, flops: float, trust: TrustRegion) -> "Field":
+        """The same candidates, each no longer than compute pays; where still trusted."""
+        listed, budget = self.candidates, self.question.budget
+        unit = train_flops(num_params=1, batch_size=1, iterations=1, seq_len=budget.seq_len)
+        paid = np.floor(flops / (unit * listed.num_params * listed.expected_batch_size))
+        iterations = np.minimum(listed.iterations, paid)
+        possible = iterations >= self.question.limits.fewest_iterations
+        shorter = dataclasses.replace(listed, iterations=iterations).some(possible)
+        where = shorter.num_params, shorter.expected_batch_size, shorter.iterations
+        shorter = shorter.some(trust.holds(*where))
+        return Field(self.question, shorter, self.question.losses_of(shorter))
+
     def exact_noise(self, at: int) -> float | None:
         """The exact noise multiplier of a candidate, where it has been worked out."""
         _, batch, iterations = self.candidates.place(at)
@@ -69,13 +82,9 @@ class Field:
         return Field(question, self.candidates, question.losses_of(self.candidates))
 
 
-def look(
-    question: Question, trust: TrustRegion, *, batches_per_octave: int = BATCHES_PER_OCTAVE
-) -> Field:
+def look(question: Question, trust: TrustRegion) -> Field:
     """Every trusted candidate of the question's budget, at its best length."""
-    candidates = list_candidates(
-        question.budget, question.limits, batches_per_octave=batches_per_octave
-    )
+    candidates = list_candidates(question.budget, question.limits)
     iterations, is_trusted = _best_iterations(question, trust, candidates)
     chosen = dataclasses.replace(candidates, iterations=iterations).some(is_trusted)
     return Field(question, chosen, question.losses_of(chosen))

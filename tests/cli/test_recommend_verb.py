@@ -137,3 +137,94 @@ def test_first_words_come_within_two_seconds_and_without_jax_or_pandas(law: Path
     assert first.startswith("assumed: ")
     assert "imported []" in rest
     assert waited < 8  # 0.5 s on an idle machine; CI machines share their cores
+
+
+BUDGET = ["recommend", "--eps", "2", "--flops", "1e19", "--dataset-size", "1e7"]
+
+
+def test_a_fresh_install_answers_from_the_published_law(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(BUDGET) == 0
+    printed = capsys.readouterr().out
+    assert "law: fitted to Table 2 of arXiv 2501.18914" in printed
+    for expected in (
+        "noise_multiplier",
+        "for one run",
+        "for the law itself",
+        "resampled fits, 5 to 95 %",
+        "within 1 % of the best loss",
+        "smallest model there",
+        "membership advantage there",
+        "saturating compute",
+        "with a budget doubled",
+        "epochs: the runs behind the law see each unit about once",
+        "is untuned",
+    ):
+        assert expected in printed
+    assert "width  layers" not in printed
+
+
+def test_the_near_optimal_set_is_listed_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*BUDGET, "--list", "--prefer", "small"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    header = next(i for i, line in enumerate(listed) if line.startswith("num_params  width"))
+    first = listed[header + 1].split()
+    chosen = next(line for line in listed if line.startswith("num_params   ")).split()[1]
+    assert first[0] == chosen
+    assert first[0].replace(",", "").isdigit()
+    assert any("chosen for the smallest model" in line for line in listed)
+
+
+def test_without_compute_the_saturating_budget_is_spent(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = ["recommend", "--eps", "2", "--dataset-size", "1e6", "--json"]
+    assert main(few) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert "flops" in answer["assumptions"]
+    assert answer["saturation"]["is_reached"]
+    assert answer["budget_flops"] == answer["saturation"]["train_flops"]
+    assert 0.9 < answer["train_flops"] / answer["budget_flops"] <= 1
+    assert main([*few[:-1], "--flops", "1e26"]) == 0
+    assert "more compute buys less than 1 %" in capsys.readouterr().out
+
+
+def test_everything_printed_is_in_the_json_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "best.toml"
+    limits = ["--max-params", "2e7", "--max-epochs", "40", "--learning-rate", "0.0125"]
+    assert main([*BUDGET, *limits, "--json", "--out", str(out)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["limits"] == {
+        "max_params": 2e7,
+        "max_batch": None,
+        "min_iterations": None,
+        "max_epochs": 40,
+    }
+    assert answer["num_params"] <= 2e7
+    assert answer["epochs"] <= 40
+    assert answer["law"] == "published"
+    low, high = answer["near_optimal"]["membership_advantage"]
+    assert 0 < low <= answer["membership_advantage"] <= high < 1
+    assert answer["near_optimal"]["smallest"]["num_params"] in answer["near_optimal"]["num_params"]
+    assert len(answer["doublings"]) == 4
+    assert set(answer["exact"]) <= set(answer)
+    assert answer["optimum_interval"]["replicates"] > 0
+    assert answer["learning_rate"] == 0.0125
+    assert not answer["learning_rate_is_tuned"]
+    config = RunConfig.from_dict(tomllib.loads(out.read_text()), where="best.toml")
+    assert config.optimizer.learning_rate == 0.0125
+    assert config.training.iterations == answer["iterations"]
+    assert "untuned" not in out.read_text()
+
+
+def test_a_config_from_a_law_without_rates_marks_its_rate(tmp_path: Path) -> None:
+    out = tmp_path / "best.toml"
+    assert main([*BUDGET, "--out", str(out)]) == 0
+    text = out.read_text()
+    assert "untuned" in text
+    config = RunConfig.from_dict(tomllib.loads(text), where="best.toml")
+    assert config.optimizer.learning_rate == 2.0**-8
+    assert config.model.vocab_size == 30_522

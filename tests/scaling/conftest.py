@@ -1,9 +1,14 @@
-"""Synthetic sweeps for the tests of laws."""
+"""Synthetic sweeps for the tests of laws, and an accountant in closed form."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
+from dpscale.scaling.budget import Accounting, Budget, Noise
+from dpscale.scaling.law import ScalingLaw
+from dpscale.scaling.published import find_law
 from dpscale.scaling.synthetic import SyntheticSweep
 
 
@@ -11,3 +16,32 @@ from dpscale.scaling.synthetic import SyntheticSweep
 def sweep() -> Callable[..., SyntheticSweep]:
     """Makes synthetic sweeps: `sweep(form="form-3", noise=0.01).rows()`."""
     return SyntheticSweep
+
+
+@dataclass(frozen=True)
+class ClosedFormAccounting:
+    """Noise that rises with q and T and falls with epsilon, as true noise does."""
+
+    budget: Budget
+
+    def approximate(self, sampling_prob: np.ndarray, iterations: np.ndarray) -> np.ndarray:
+        return 0.35 + 6 * sampling_prob * np.sqrt(iterations) / self.budget.epsilon
+
+    def exact(self, expected_batch_size: int, iterations: int) -> float:
+        prob = expected_batch_size / self.budget.dataset_size
+        return float(self.approximate(np.array(prob), np.array(iterations)))
+
+    def with_cap(self, expected_batch_size: int, iterations: int, microbatch_size: int) -> Noise:
+        return Noise(self.exact(expected_batch_size, iterations), 2 * expected_batch_size)
+
+
+@pytest.fixture(scope="session")
+def closed_form() -> Callable[[Budget], Accounting]:
+    """The accounting of a budget, in microseconds."""
+    return ClosedFormAccounting
+
+
+@pytest.fixture(scope="session")
+def published() -> ScalingLaw:
+    """The law that ships."""
+    return find_law("published")
