@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from dpscale.scaling.law import ScalingLaw
+from dpscale.scaling.learning_rate import RateAnswer
 from dpscale.scaling.scores import FormName
 
 BATCH_MATTERS = 0.01
@@ -28,11 +29,13 @@ def find_extrapolations(
     vocab_size: int,
     form: FormName | None = None,
     averaged_batch: float | None = None,
+    rate: RateAnswer | None = None,
 ) -> tuple[Extrapolation, ...]:
     """Everything about a run that the law has not seen; empty where it has seen the like.
 
     Args:
       averaged_batch: The batch that the law was asked about; None for that of its own runs.
+      rate: The learning rate that goes with the answer, if one does.
     """
     spans = law.valid_range
     found = [
@@ -52,8 +55,7 @@ def find_extrapolations(
     ):
         if asked != fitted:
             found.append(Extrapolation(name, f"{name} {asked}: the law was fitted at {fitted}"))
-    rate = law.learning_rate(num_params, iterations, noise_batch_ratio)
-    if not rate.is_tuned:
+    if rate is not None and not rate.is_tuned:
         text = (
             f"learning rate {rate.learning_rate:.4g} is untuned: the middle of the swept "
             f"{rate.swept[0]:.4g} to {rate.swept[1]:.4g}, of which the law does not know the best"

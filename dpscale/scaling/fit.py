@@ -81,6 +81,7 @@ def fit_law(
         run_scatter=run_scatter(runs.runs, curves, parametric, setting),
         ratio_floor=setting.ratio_floor,
         parametric=parametric,
+        answers_at="own-batch",
         surface=build_surface(curves, batch),
         learning_rates=fit_learning_rates(curves, ratio_floor=setting.ratio_floor),
         swept_rates=(min(rates), max(rates)),

@@ -69,6 +69,7 @@ def fit_optima_law(
         run_scatter=_scatter(optima, errors[chosen]),
         ratio_floor=optima.ratio_floor,
         parametric=tuple(fits),
+        answers_at="physical-batch",
         surface=None,
         learning_rates=None,
         swept_rates=optima.swept_learning_rates,

@@ -57,11 +57,9 @@ class Question:
     def averaged_batch(self, batch: Array) -> Array | None:
         """The batch at which the law is asked for the loss of a run with expected batch `batch`.
 
-        The run's own, except for a law fitted to published optima: their losses are what the
-        source's own law promised for its one physical batch, whatever batch was recommended.
-        None stands for that one.
+        None stands for the law's physical batch (`ScalingLaw.answers_at`).
         """
-        return None if self.law.surface is None else batch
+        return None if self.law.answers_at == "physical-batch" else batch
 
     def _where(
         self, num_params: Array, batch: Array, iterations: Array

@@ -173,6 +173,7 @@ def _report(
     ratio = noise.noise_multiplier / batch
     averaged = question.averaged_batch(np.array(float(batch)))
     where = (size, iterations, ratio)
+    rate = law.learning_rate(*where)
     low, high = law.interval(*where, batch_size=averaged, form=form)
     law_low, law_high = law.law_interval(*where, batch_size=averaged, form=form)
     epochs = batch * iterations / budget.dataset_size
@@ -187,7 +188,7 @@ def _report(
         noise_multiplier=noise.noise_multiplier,
         truncated_batch_size=noise.truncated_batch_size,
         noise_batch_ratio=ratio,
-        learning_rate=law.learning_rate(*where),
+        learning_rate=rate,
         form=form,
         predicts=law.target,
         predicted_loss=float(law.predict(*where, batch_size=averaged, form=form)),
@@ -216,5 +217,6 @@ def _report(
             vocab_size=budget.vocab_size,
             form=form,
             averaged_batch=None if averaged is None else batch,
+            rate=rate,
         ),
     )

@@ -44,4 +44,6 @@ def test_more_than_one_epoch_is_always_named(published: ScalingLaw) -> None:
 
 
 def test_a_rate_that_the_law_does_not_know_is_named(published: ScalingLaw) -> None:
-    assert "0.003906 is untuned" in flagged(published)["learning_rate"]
+    rate = published.learning_rate(5e7, 1e4, 1e-5)
+    assert "0.003906 is untuned" in flagged(published, rate=rate)["learning_rate"]
+    assert "learning_rate" not in flagged(published)  # a loss that stands without a rate
