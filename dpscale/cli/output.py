@@ -11,6 +11,10 @@ from rich.table import Table
 from dpscale.files import to_json
 
 
+PIPE_WIDTH = 200
+"""Columns of a table that goes into a file or a pipe."""
+
+
 @dataclass(frozen=True)
 class CommonOptions:
     """Options that every verb has."""
@@ -28,7 +32,9 @@ class Output:
 
     def __init__(self, *, json: bool) -> None:
         self.json = json
-        self._console = Console(highlight=False, soft_wrap=True)
+        # A pipe has no width: rich would fold tables at 80 columns, in the middle of numbers.
+        width = None if sys.stdout.isatty() else PIPE_WIDTH
+        self._console = Console(highlight=False, soft_wrap=True, width=width)
         self.progress_console = Console(stderr=True, highlight=False)
         """For progress bars: stderr, so that stdout can be piped."""
 
