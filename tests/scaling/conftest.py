@@ -1,7 +1,11 @@
 """Synthetic sweeps for the tests of laws, and an accountant in closed form."""
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -45,3 +49,20 @@ def closed_form() -> Callable[[Budget], Accounting]:
 def published() -> ScalingLaw:
     """The law that ships."""
     return find_law("published")
+
+
+@pytest.fixture(scope="session")
+def analysis_script() -> Callable[[str], ModuleType]:
+    """Imports a script of `analysis/` by its name."""
+
+    def load(name: str) -> ModuleType:
+        path = Path(__file__).resolve().parents[2] / "analysis" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # where its dataclasses look themselves up
+        spec.loader.exec_module(module)
+        return module
+
+    return load

@@ -3,26 +3,16 @@
 The script over all forms and 200 trials is `analysis/law_coverage.py`; here one form, 30 trials.
 """
 
-import importlib.util
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "analysis" / "law_coverage.py"
-
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("law_coverage", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["law_coverage"] = module  # where its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def script(analysis_script: Callable[[str], ModuleType]) -> ModuleType:
+    return analysis_script("law_coverage")
 
 
 def test_coverage_and_regret_of_recommendations(script: ModuleType) -> None:

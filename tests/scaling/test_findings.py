@@ -1,10 +1,8 @@
 """What the paper found holds for the law that ships, as inequalities; and its table comes back."""
 
-import importlib.util
 import math
-import sys
+from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -14,8 +12,6 @@ from dpscale.scaling.budget import Budget
 from dpscale.scaling.optima import read_optima
 from dpscale.scaling.published import find_law, find_table
 from dpscale.scaling.recommend import Recommendation, recommend
-
-SCRIPT = Path(__file__).resolve().parents[2] / "analysis" / "published_law.py"
 
 
 @cache
@@ -74,14 +70,8 @@ def test_more_data_makes_up_for_less_epsilon() -> None:
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("published_law", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["published_law"] = module  # where its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    return module
+def script(analysis_script: Callable[[str], ModuleType]) -> ModuleType:
+    return analysis_script("published_law")
 
 
 @pytest.mark.deep

@@ -18,11 +18,6 @@ FORMS = ("form-3", "form-5", "effective-noise", "ceiling")
 
 
 @pytest.fixture(scope="module")
-def published() -> ScalingLaw:
-    return find_law("published")
-
-
-@pytest.fixture(scope="module")
 def table_2() -> Optima:
     return read_optima(find_table(TABLE_2), source=TABLE_2)
 
