@@ -10,7 +10,6 @@ from rich.table import Table
 
 from dpscale.files import to_json
 
-
 PIPE_WIDTH = 200
 """Columns of a table that goes into a file or a pipe."""
 

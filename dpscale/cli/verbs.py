@@ -27,6 +27,7 @@ VERBS = {
     "fit": Verb("dpscale.cli.fit", "fit scaling laws to the results of a sweep"),
     "recommend": Verb("dpscale.cli.recommend", "choose model, batch and iterations for a budget"),
     "predict": Verb("dpscale.cli.predict", "the loss that a law expects at one point"),
+    "figures": Verb("dpscale.cli.figures", "draw a law: what it recommends, and its fit"),
     "account": Verb("dpscale.cli.account", "from noise to epsilon"),
     "calibrate": Verb("dpscale.cli.calibrate", "from epsilon to noise"),
     "receipt": Verb(

@@ -1,10 +1,24 @@
 """Every figure is drawn, also from a sweep with holes."""
 
+import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 
-from dpscale.scaling.figures import draw_figures
+import numpy as np
+import pytest
+
+from dpscale.scaling.budget import Budget
+from dpscale.scaling.budget_figures import (
+    Survey,
+    iso_flop_slices,
+    saturation_by_compute,
+    survey,
+)
+from dpscale.scaling.figures import draw_budget_figures, draw_figures
 from dpscale.scaling.fit import fit_law
+from dpscale.scaling.law import ScalingLaw
+from dpscale.scaling.recommend import recommend
 from dpscale.scaling.runs import select_runs
 from dpscale.scaling.smoothing import smooth
 
@@ -23,3 +37,56 @@ def test_all_figures_are_png_files(sweep: Callable, tmp_path: Path) -> None:
     for path in paths:
         assert path.read_bytes().startswith(b"\x89PNG")
         assert path.stat().st_size > 10_000
+
+
+@pytest.fixture(scope="module")
+def found(published: ScalingLaw) -> Survey:
+    budget = Budget(1.0, 1e-8, math.inf, 10**7, seq_len=512, vocab_size=30_522)
+    return survey(published, budget, (4.0, 1.0))
+
+
+def test_the_optima_are_those_that_recommend_finds(found: Survey) -> None:
+    middle = found.optima[1]
+    assert middle.epsilon == found.budget.epsilon == 4.0
+    at = len(middle.train_flops) // 2
+    budget = dataclasses.replace(found.budget, train_flops=float(middle.train_flops[at]))
+    best = recommend(found.law, budget)
+    assert middle.loss[at] == pytest.approx(best.predicted_loss, rel=2e-3)
+    assert middle.num_params[at] == pytest.approx(best.params.total, rel=0.3)
+    saturation = best.saturation.train_flops
+    assert middle.saturation.train_flops == pytest.approx(saturation, rel=0.05)
+
+
+def test_more_epsilon_lies_below_and_more_compute_to_the_right(found: Survey) -> None:
+    tight, loose = found.optima
+    assert np.all(loose.loss < tight.loss)
+    assert np.all(np.diff(loose.loss) < 1e-6)
+    assert tight.saturation.train_flops < loose.saturation.train_flops
+
+
+def test_a_slice_for_each_compute_with_its_least_loss_marked(found: Survey) -> None:
+    (panel,) = iso_flop_slices(found).axes
+    marked = [line for line in panel.get_lines() if line.get_markersize() == 7]
+    lows = [float(line.get_ydata()[0]) for line in marked]
+    assert lows == [pytest.approx(field.least_loss) for field in found.fields]
+    assert panel.get_xlabel() == "model size (parameters)"
+
+
+def test_what_is_outside_the_law_is_not_drawn_solid(found: Survey) -> None:
+    (panel,) = saturation_by_compute(found).axes
+    solid = [line for line in panel.get_lines() if line.get_linestyle() == "-"]
+    hidden = [np.isnan(np.asarray(line.get_ydata(), float)).sum() for line in solid]
+    assert hidden[:2] == [optima.is_outside.sum() for optima in found.optima]
+
+
+def test_every_budget_figure_is_a_png(published: ScalingLaw, tmp_path: Path) -> None:
+    budget = Budget(1.0, 1e-8, 1e20, 10**7, seq_len=512, vocab_size=30_522)
+    paths = draw_budget_figures(published, budget, (2.0,), tmp_path)
+    assert sorted(path.stem for path in paths) == [
+        "iso_flop_slices",
+        "near_optimal_region",
+        "optimum_by_compute",
+        "saturation_by_compute",
+        "tokens_per_param",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
