@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dpscale.cli.choices import AskedForm
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
 
@@ -40,7 +41,7 @@ class Options(CommonOptions):
     """Folder for figures (PNG)."""
     target: Literal["train_loss", "eval_loss"] = "train_loss"
     """Which loss the law predicts."""
-    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise", "ceiling"] | None = None
+    form: AskedForm | None = None
     """Make this form the law's default, whatever the comparison says."""
     bootstraps: int = 100
     """Bootstrap replicates over runs, for the prediction intervals."""

@@ -2,10 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
+from dpscale.cli.choices import AskedForm
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode
 
@@ -29,7 +30,7 @@ class Options(CommonOptions):
     """A law written by `dpscale fit`, or `published`, the one that ships."""
     batch_size: float | None = None
     """Examples averaged per iteration; by default those of the law's runs."""
-    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise", "ceiling"] | None = None
+    form: AskedForm | None = None
     """Which form of the law to ask; by default the one that `fit` chose."""
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from dpscale.cli.choices import AskedForm
 from dpscale.cli.numbers import whole_number
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
@@ -49,7 +50,7 @@ class Options(CommonOptions):
     """Tokens in a unit; by default that of --data, else the law's."""
     vocab_size: float | None = None
     """Vocabulary; by default that of --data, else the law's."""
-    form: Literal["semi-parametric", "form-3", "form-5", "effective-noise", "ceiling"] | None = None
+    form: AskedForm | None = None
     """Which form of the law to ask; by default the one that `fit` chose."""
     prefer: Literal["loss", "small", "low-risk"] = "loss"
     """What counts: the least predicted loss, or of all that is within 1 % of it the smallest model

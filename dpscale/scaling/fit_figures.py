@@ -27,8 +27,8 @@ _DRAWN_FROM: Final = 0.4
 """Curves are drawn from this share of the planned iterations on."""
 
 _MARGIN: Final = 1.15
-"""Held-out panels reach this far beyond the measured losses, predictions that miss them further
-are drawn at the edge."""
+"""Held-out panels reach this far beyond the measured losses; predictions further off are drawn at
+the edge."""
 
 
 def loss_by_iterations(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure":
@@ -138,7 +138,7 @@ def held_out(law: ScalingLaw) -> "Figure":
     for panel in grid[-1]:
         panel.set_xlabel("measured")
     loss = loss_label(law)
-    figure.suptitle(f"Held-out runs: predicted over measured {loss}; band: within 5 %")
+    figure.suptitle(f"Held out: predicted over measured {loss}; band: within 5 %")
     return figure
 
 
@@ -160,6 +160,7 @@ def _draw_held_out(panel: "Axes", score: FormScore, ends: Array) -> None:
     panel.set_title(f"{score.form}\nmean error {score.mean_abs_error:.1%}")
     panel.set_xlim(*ends)
     panel.set_ylim(*ends)
+    panel.locator_params(nbins=4)
 
 
 def residuals(law: ScalingLaw, curves: Sequence[PlanCurve]) -> "Figure":

@@ -5,15 +5,18 @@ import sys
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 import tyro
 
+from dpscale.cli.choices import AskedForm
 from dpscale.cli.main import main
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.cli.verbs import VERBS, Verb
 from dpscale.errors import InputError, PrivacyRefusal, RunInterrupted
+from dpscale.scaling.forms import FORMS
+from dpscale.scaling.scores import FORM_NAMES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,3 +186,8 @@ def test_text_output_prints_no_json_and_no_markup_is_read(
     output.say("[bold]left as it is[/bold]")
     output.result({"a": 1})
     assert capsys.readouterr().out == "[bold]left as it is[/bold]\n"
+
+
+def test_every_form_that_describes_noise_can_be_asked_for() -> None:
+    noise_free = {name for name, form in FORMS.items() if form.noise_free}
+    assert set(get_args(AskedForm)) == set(FORM_NAMES) - noise_free
