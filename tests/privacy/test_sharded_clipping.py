@@ -69,12 +69,22 @@ def assert_equal_to_one_device(group: str) -> list[dict[str, Any]]:
     return results
 
 
+NUM_THREADS = "32"
+"""Of XLA's pool. By default it has one a device, and a device may wait in two collectives at once: on
+a busy computer all eight then wait for partners that find no thread."""
+
+
 def on_eight_devices(*arguments: str) -> Any:
     """What the script prints on forced host devices."""
     flags = "--xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *arguments],
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": flags,
+            "PJRT_NPROC": NUM_THREADS,
+        },
         capture_output=True,
         text=True,
         check=False,
