@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dpscale.scaling.budget import Budget, BudgetAccounting
 from dpscale.scaling.candidates import MOST_ITERATIONS, NO_LIMITS
 from dpscale.scaling.figure_style import (
+    count_axis,
     draw_line,
     extrapolated,
     legend,
@@ -51,6 +52,8 @@ SLICE_DECADES: Final = (-2, -1, 0, 1, 2)
 
 SHOWN: Final = 1.3
 """A slice is drawn up to so many times its least loss."""
+
+NOISE_NOTE: Final = "noise is approximate: mostly within 1 % of the exact"
 
 REGION_LEVELS: Final = (0.0, NEAR_OPTIMAL, 0.02, 0.05)
 
@@ -171,9 +174,18 @@ def _outside(law: ScalingLaw, size: Array, iterations: Array, ratio: Array) -> N
     )
 
 
+def _panels(
+    rows: int, columns: int, *, width: float, height: float, **shared: Any
+) -> "tuple[Figure, NDArray[Any]]":
+    """Panels above a line that says how far to believe their noise."""
+    figure, grid = panels(rows, columns, width=width, height=height, **shared)
+    figure.supxlabel(NOISE_NOTE, fontsize=7, color="0.35")
+    return figure, grid
+
+
 def iso_flop_slices(found: Survey) -> "Figure":
     """Predicted loss against model size at several computes, best batch and length at each."""
-    figure, ((panel,),) = panels(1, 1, width=6.8, height=3.9)
+    figure, ((panel,),) = _panels(1, 1, width=6.8, height=3.9)
     for place, field in enumerate(found.fields):
         shade, marker = look(place, len(found.fields))
         best_at = (_best_at(field, size) for size in np.unique(field.candidates.num_params))
@@ -185,6 +197,7 @@ def iso_flop_slices(found: Survey) -> "Figure":
         panel.plot(sizes, np.where(near, losses, np.nan), "-", color=shade, linewidth=3.5)
         panel.plot(sizes[np.argmin(losses)], losses.min(), marker, color=shade, markersize=7)
     panel.set_xscale("log")
+    count_axis(panel.xaxis)
     panel.set_xlabel("model size (parameters)")
     panel.set_ylabel(f"predicted {loss_label(found.law)}")
     where = _budget_text(found.budget)
@@ -208,7 +221,7 @@ def _outside_field(field: Field) -> NDArray[np.bool_]:
 
 def optimum_by_compute(found: Survey) -> "Figure":
     """The best size, batch and iterations against compute, a line for each epsilon."""
-    figure, (row,) = panels(1, 3, width=3.0, height=3.4, sharex=True)
+    figure, (row,) = _panels(1, 3, width=3.0, height=3.4, sharex=True)
     names = (
         ("num_params", "parameters"),
         ("expected_batch_size", "expected batch size"),
@@ -219,6 +232,7 @@ def optimum_by_compute(found: Survey) -> "Figure":
             _draw_optima(panel, optima, getattr(optima, name), place, len(found.optima))
         _log_compute(panel)
         panel.set_yscale("log")
+        count_axis(panel.yaxis)
         panel.set_ylabel(label)
     figure.suptitle(f"The best configuration, {_data_text(found.budget)}")
     _epsilon_legend(figure, found)
@@ -227,14 +241,15 @@ def optimum_by_compute(found: Survey) -> "Figure":
 
 def tokens_per_param(found: Survey) -> "Figure":
     """Tokens seen for each parameter at the optimum, against compute."""
-    figure, ((panel,),) = panels(1, 1, width=6.4, height=3.7)
+    figure, ((panel,),) = _panels(1, 1, width=6.4, height=3.7)
     for place, optima in enumerate(found.optima):
         _draw_optima(panel, optima, optima.tokens_per_param, place, len(found.optima))
     panel.axhline(CHINCHILLA_TOKENS, color="0.4", linestyle=":", linewidth=1.2)
     panel.text(
-        *(found.optima[0].train_flops[0], 1.15 * CHINCHILLA_TOKENS),
+        *(found.optima[0].train_flops[0], 1.4 * CHINCHILLA_TOKENS),
         "without privacy: 20 (Chinchilla)",
         fontsize=8,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
     )
     _log_compute(panel)
     panel.set_yscale("log")
@@ -248,7 +263,7 @@ def saturation_by_compute(found: Survey) -> "Figure":
     """The least loss against compute, with the saturating budget of each epsilon."""
     from matplotlib.lines import Line2D
 
-    figure, ((panel,),) = panels(1, 1, width=6.6, height=3.8)
+    figure, ((panel,),) = _panels(1, 1, width=6.6, height=3.8)
     for place, optima in enumerate(found.optima):
         shade, _ = look(place, len(found.optima))
         draw_line(panel, optima.train_flops, optima.loss, optima.is_outside, shade=shade)
@@ -264,12 +279,19 @@ def saturation_by_compute(found: Survey) -> "Figure":
 
 
 def near_optimal_region(found: Survey) -> "Figure":
-    """Sizes and batches by how far their loss is from the least, at one budget."""
+    """Sizes and batches by how far their loss is from the least, at one budget.
+
+    Hatched where the law extrapolates.
+    """
+    from matplotlib.patches import Patch
+
     field = found.fields[SLICE_DECADES.index(0)]
-    figure, ((panel,),) = panels(1, 1, width=6.2, height=4.2)
-    sizes, batches, excess = _excess(field)
+    figure, ((panel,),) = _panels(1, 1, width=6.2, height=4.2)
+    sizes, batches, excess = _plane(field, field.losses / field.least_loss - 1)
+    *_, outside = _plane(field, _outside_field(field))
     shades = ("0.35", "0.6", "0.82")
     filled = panel.contourf(sizes, batches, excess.T, levels=REGION_LEVELS, colors=shades)
+    panel.contourf(sizes, batches, outside.T, levels=(0.5, 1.5), colors="none", hatches=("///",))
     near_sizes = field.candidates.num_params[field.is_near_optimal]
     marks = (
         (field.best, "*", 15, "best"),
@@ -283,6 +305,8 @@ def near_optimal_region(found: Survey) -> "Figure":
     panel.set_ylim(batches[inside.any(axis=0)].min(), batches[inside.any(axis=0)].max())
     panel.set_xscale("log")
     panel.set_yscale("log")
+    count_axis(panel.xaxis)
+    count_axis(panel.yaxis)
     panel.set_xlabel("model size (parameters)")
     panel.set_ylabel("expected batch size")
     panel.set_title(
@@ -290,18 +314,20 @@ def near_optimal_region(found: Survey) -> "Figure":
     )
     bar = figure.colorbar(filled, ax=panel, label="predicted loss above the least")
     bar.set_ticks(REGION_LEVELS, labels=[f"{level:.0%}" for level in REGION_LEVELS])
-    panel.legend(loc="best", frameon=True)
+    hatched = Patch(facecolor="none", hatch="///", label="outside the law's range")
+    handles, _ = panel.get_legend_handles_labels()
+    panel.legend(handles=[*handles, hatched], loc="best", frameon=True)
     return figure
 
 
-def _excess(field: Field) -> tuple[Array, Array, Array]:
-    """Sizes, batches, and each pair's share above the least loss; NaN where it was not searched."""
+def _plane(field: Field, values: Array | NDArray[np.bool_]) -> tuple[Array, Array, Array]:
+    """Sizes, batches, and the value of each pair; NaN where it was not searched."""
     listed = field.candidates
     sizes, row = np.unique(listed.num_params, return_inverse=True)
     batches, column = np.unique(listed.expected_batch_size, return_inverse=True)
-    excess = np.full((sizes.size, batches.size), np.nan)
-    excess[row, column] = field.losses / field.losses.min() - 1
-    return sizes, batches, excess
+    plane = np.full((sizes.size, batches.size), np.nan)
+    plane[row, column] = values
+    return sizes, batches, plane
 
 
 def _draw_optima(panel: "Axes", optima: Optima, values: Array, place: int, count: int) -> None:

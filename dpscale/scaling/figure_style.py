@@ -19,6 +19,7 @@ from dpscale.scaling.law import ScalingLaw
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -117,6 +118,19 @@ def few_ticks(panel: "Axes", values: Sequence[float]) -> None:
     ticks = [values[place] for place in places]
     panel.set_xticks(ticks, [number_text(tick) for tick in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
+
+
+def count_axis(axis: "Axis") -> None:
+    """Short labels on a logarithmic axis of counts, as many as have room.
+
+    To be called when its limits are known.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: number_text(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def number_text(value: float) -> str:

@@ -1,6 +1,8 @@
 """Every figure is drawn, also from a sweep with holes."""
 
 import dataclasses
+import io
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +12,15 @@ import pytest
 
 from dpscale.scaling.budget import Budget
 from dpscale.scaling.budget_figures import (
+    BUDGET_FIGURES,
     Survey,
     iso_flop_slices,
+    near_optimal_region,
     saturation_by_compute,
     survey,
+    tokens_per_param,
 )
+from dpscale.scaling.figure_style import count_axis, panels, style
 from dpscale.scaling.figures import draw_budget_figures, draw_figures
 from dpscale.scaling.fit import fit_law
 from dpscale.scaling.law import ScalingLaw
@@ -77,6 +83,77 @@ def test_what_is_outside_the_law_is_not_drawn_solid(found: Survey) -> None:
     solid = [line for line in panel.get_lines() if line.get_linestyle() == "-"]
     hidden = [np.isnan(np.asarray(line.get_ydata(), float)).sum() for line in solid]
     assert hidden[:2] == [optima.is_outside.sum() for optima in found.optima]
+
+
+def test_the_region_marks_the_best_and_the_smallest_within_1_percent(found: Survey) -> None:
+    field = found.fields[2]
+    assert found.flops[2] == found.budget.train_flops
+    panel = near_optimal_region(found).axes[0]
+    best, smallest = (
+        (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in panel.get_lines()
+    )
+    listed, losses = field.candidates, field.losses
+    at = int(np.argmin(losses))
+    assert best == (listed.num_params[at], listed.expected_batch_size[at])
+    near = losses <= 1.01 * losses.min()
+    assert smallest[0] == listed.num_params[near].min()
+    (low, high) = panel.get_xlim()
+    assert low <= smallest[0] <= best[0] <= high
+
+
+def test_the_region_is_hatched_where_the_law_extrapolates(found: Survey) -> None:
+    from matplotlib.contour import ContourSet
+
+    panel = near_optimal_region(found).axes[0]
+    (hatched,) = [
+        each
+        for each in panel.findobj(ContourSet)
+        if isinstance(each, ContourSet) and any(each.hatches)
+    ]
+    corners = np.concatenate([path.vertices for path in hatched.get_paths()])
+    largest = found.law.valid_range.num_params[1]
+    assert corners[:, 0].max() > largest
+    inside = found.optima[1].train_flops.searchsorted(found.budget.train_flops)
+    assert not found.optima[1].is_outside[inside - 1]
+    best = [float(values[0]) for values in panel.get_lines()[0].get_data()]
+    assert not any(path.contains_point(best) for path in hatched.get_paths())
+
+
+def test_tokens_stand_beside_those_without_privacy(found: Survey) -> None:
+    (panel,) = tokens_per_param(found).axes
+    dotted = [line for line in panel.get_lines() if line.get_linestyle() == ":"]
+    assert [list(line.get_ydata()) for line in dotted] == [[20.0, 20.0]]
+    for optima in found.optima:
+        tokens = optima.expected_batch_size * optima.iterations * 512
+        assert optima.tokens_per_param == pytest.approx(tokens / optima.num_params)
+
+
+def test_every_budget_figure_has_units_and_says_that_noise_is_approximate(found: Survey) -> None:
+    for draw in BUDGET_FIGURES.values():
+        figure = draw(found)
+        assert "noise is approximate" in figure.get_supxlabel()
+        labelled = [panel for panel in figure.axes if panel.get_xlabel()]
+        assert labelled
+        for panel in labelled:
+            assert panel.get_xlabel() in ("compute (FLOPs)", "model size (parameters)")
+            assert panel.get_ylabel()
+
+
+def test_labels_of_a_short_logarithmic_axis_are_apart() -> None:
+    with style():
+        figure, ((panel,),) = panels(1, 1, width=6.0, height=3.0)
+        panel.plot([24_720, 363_360], [1, 1])
+        panel.set_xscale("log")
+        count_axis(panel.xaxis)
+        figure.savefig(io.BytesIO())
+        boxes = [
+            label.get_window_extent()
+            for label in panel.get_xticklabels(which="both")
+            if label.get_text()
+        ]
+    assert len(boxes) >= 3
+    boxes.sort(key=lambda box: float(box.x0))
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_every_budget_figure_is_a_png(published: ScalingLaw, tmp_path: Path) -> None:
