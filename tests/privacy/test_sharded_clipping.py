@@ -70,8 +70,8 @@ def assert_equal_to_one_device(group: str) -> list[dict[str, Any]]:
 
 
 NUM_THREADS = "32"
-"""Of XLA's pool. By default it has one a device, and a device may wait in two collectives at once: on
-a busy computer all eight then wait for partners that find no thread."""
+"""Of XLA's pool. By default it has one a device, and a device may wait in two collectives at once:
+on a busy computer all eight then wait for partners that find no thread."""
 
 
 def on_eight_devices(*arguments: str) -> Any:
