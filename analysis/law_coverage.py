@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 
 from dpscale.scaling.budget import Budget, BudgetAccounting
+from dpscale.scaling.candidates import list_candidates
 from dpscale.scaling.fit import fit_law
 from dpscale.scaling.forms import FORMS, Array
 from dpscale.scaling.law import ScalingLaw
-from dpscale.scaling.recommend import list_candidates
 from dpscale.scaling.runs import select_runs
 from dpscale.scaling.scores import FORM_NAMES, FormName
 from dpscale.scaling.synthetic import BATCH, SEQ_LEN, VOCAB_SIZE, SyntheticSweep

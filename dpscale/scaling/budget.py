@@ -27,12 +27,12 @@ class Budget:
     vocab_size: int
 
     def __post_init__(self) -> None:
-        _expect("--eps", self.epsilon > 0, "above 0", self.epsilon)
-        _expect("--delta", 0 < self.delta < 1, "in (0, 1)", self.delta)
-        _expect("--flops", self.train_flops > 0, "above 0", self.train_flops)
-        _expect("--dataset-size", self.dataset_size >= 1, "at least 1", self.dataset_size)
-        _expect("--seq-len", self.seq_len >= 1, "at least 1", self.seq_len)
-        _expect("--vocab-size", self.vocab_size >= 2, "at least 2", self.vocab_size)
+        expect_number("--eps", self.epsilon > 0, "above 0", self.epsilon)
+        expect_number("--delta", 0 < self.delta < 1, "in (0, 1)", self.delta)
+        expect_number("--flops", self.train_flops > 0, "above 0", self.train_flops)
+        expect_number("--dataset-size", self.dataset_size >= 1, "at least 1", self.dataset_size)
+        expect_number("--seq-len", self.seq_len >= 1, "at least 1", self.seq_len)
+        expect_number("--vocab-size", self.vocab_size >= 2, "at least 2", self.vocab_size)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,11 @@ class BudgetAccounting:
         return Noise(found.noise_multiplier, found.truncated_batch_size)
 
 
-def _expect(where: str, holds: bool, expected: str, value: float) -> None:
+def expect_number(where: str, holds: bool, expected: str, value: float) -> None:
+    """Refuses an option's `value` unless it `holds` what is `expected` of it.
+
+    Raises:
+      InputError: It does not; `where` names the option.
+    """
     if not holds:
         raise InputError(where, f"expected a number {expected}, found {value:g}.")

@@ -59,7 +59,7 @@ REGION_LEVELS: Final = (0.0, NEAR_OPTIMAL, 0.02, 0.05)
 
 
 @dataclass(frozen=True)
-class Optima:
+class OptimaByCompute:
     """The best configuration at one epsilon, against compute; float64[budgets] each."""
 
     epsilon: float
@@ -114,7 +114,7 @@ class Survey:
 
     law: ScalingLaw
     budget: Budget
-    optima: tuple[Optima, ...]
+    optima: tuple[OptimaByCompute, ...]
     fields: tuple[Field, ...]
     flops: tuple[float, ...]
 
@@ -130,47 +130,36 @@ def survey(law: ScalingLaw, budget: Budget, epsilons: Sequence[float]) -> Survey
     askers = {
         each: Asker.of(law, dataclasses.replace(budget, epsilon=each)) for each in sorted(epsilons)
     }
-    centre = askers[middle].saturation().train_flops
+    saturations = {each: asker.saturation() for each, asker in askers.items()}
+    centre = saturations[middle].train_flops
     span = centre * np.logspace(-DECADES_BELOW, DECADES_ABOVE, COMPUTE_STEPS)
     chosen = centre / 10 if math.isinf(budget.train_flops) else budget.train_flops
     flops = tuple(chosen * 10.0**step for step in SLICE_DECADES)
     return Survey(
         law,
         dataclasses.replace(budget, epsilon=middle, train_flops=chosen),
-        tuple(_optima(asker, each, span) for each, asker in askers.items()),
+        tuple(_optima(asker, span, saturations[each]) for each, asker in askers.items()),
         tuple(askers[middle].search(each) for each in flops),
         flops,
     )
 
 
-def _optima(asker: Asker, epsilon: float, span: Array) -> Optima:
+def _optima(asker: Asker, span: Array, saturation: Saturation) -> OptimaByCompute:
     question = asker.question
     fields = [asker.search(float(flops)) for flops in span]
     places = [field.candidates.place(field.best) for field in fields]
     size, batch, iterations = np.array(places, float).T
     ratio = question.noise.noise_multiplier(batch, iterations) / batch
-    return Optima(
-        epsilon,
+    return OptimaByCompute(
+        question.budget.epsilon,
         span,
         np.array([field.least_loss for field in fields]),
         size,
         batch,
         iterations,
-        _outside(question.law, size, iterations, ratio),
+        question.law.valid_range.excludes(size, iterations, ratio),
         batch * iterations * question.budget.seq_len / size,
-        asker.saturation(),
-    )
-
-
-def _outside(law: ScalingLaw, size: Array, iterations: Array, ratio: Array) -> NDArray[np.bool_]:
-    spans = law.valid_range
-    pairs = (
-        (size, spans.num_params),
-        (iterations, spans.iterations),
-        (ratio, spans.noise_batch_ratio),
-    )
-    return np.asarray(
-        np.any([(values < low) | (values > high) for values, (low, high) in pairs], axis=0)
+        saturation,
     )
 
 
@@ -216,7 +205,8 @@ def _outside_field(field: Field) -> NDArray[np.bool_]:
     listed = field.candidates
     noise = field.question.noise.noise_multiplier(listed.expected_batch_size, listed.iterations)
     ratio = noise / listed.expected_batch_size
-    return _outside(field.question.law, listed.num_params, listed.iterations, ratio)
+    spans = field.question.law.valid_range
+    return spans.excludes(listed.num_params, listed.iterations, ratio)
 
 
 def optimum_by_compute(found: Survey) -> "Figure":
@@ -330,7 +320,9 @@ def _plane(field: Field, values: Array | NDArray[np.bool_]) -> tuple[Array, Arra
     return sizes, batches, plane
 
 
-def _draw_optima(panel: "Axes", optima: Optima, values: Array, place: int, count: int) -> None:
+def _draw_optima(
+    panel: "Axes", optima: OptimaByCompute, values: Array, place: int, count: int
+) -> None:
     shade, marker = look(place, count)
     draw_line(panel, optima.train_flops, values, optima.is_outside, shade=shade)
     panel.plot(optima.train_flops[::6], values[::6], marker, color=shade, markersize=4)

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
 from dpscale.errors import InputError
@@ -91,6 +91,18 @@ class ValidRange:
     num_params: tuple[float, float]
     iterations: tuple[float, float]
     noise_batch_ratio: tuple[float, float]
+
+    def excludes(
+        self, num_params: Array, iterations: Array, noise_batch_ratio: Array
+    ) -> NDArray[np.bool_]:
+        """Whether any coordinate of each point lies outside; of the arrays' one shape."""
+        pairs = (
+            (num_params, self.num_params),
+            (iterations, self.iterations),
+            (noise_batch_ratio, self.noise_batch_ratio),
+        )
+        outside = [(values < low) | (values > high) for values, (low, high) in pairs]
+        return np.asarray(np.any(outside, axis=0))
 
 
 @dataclass(frozen=True)

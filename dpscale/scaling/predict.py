@@ -1,12 +1,12 @@
 """What a law says of one point, or of many: losses, intervals, and what it has not seen."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dpscale.errors import InputError
+from dpscale.scaling.budget import expect_number
 from dpscale.scaling.extrapolation import Extrapolation, find_extrapolations
 from dpscale.scaling.law import ScalingLaw
 from dpscale.scaling.runs import Target
@@ -62,10 +62,12 @@ def predict(
     Raises:
       InputError: A value out of range, or a form that the law does not hold.
     """
-    _expect("--params", num_params > 0, "above 0", num_params)
-    _expect("--iterations", iterations >= 1, "at least 1", iterations)
-    _expect("--noise-batch-ratio", noise_batch_ratio >= 0, "at least 0", noise_batch_ratio)
-    _expect("--batch-size", batch_size is None or batch_size >= 1, "at least 1", batch_size or 0)
+    expect_number("--params", num_params > 0, "above 0", num_params)
+    expect_number("--iterations", iterations >= 1, "at least 1", iterations)
+    expect_number("--noise-batch-ratio", noise_batch_ratio >= 0, "at least 0", noise_batch_ratio)
+    expect_number(
+        "--batch-size", batch_size is None or batch_size >= 1, "at least 1", batch_size or 0
+    )
     point = (num_params, iterations, noise_batch_ratio)
     loss = law.predict(*point, batch_size=batch_size, form=form)
     of_law = law.law_interval(*point, batch_size=batch_size, form=form)
@@ -108,9 +110,6 @@ def prediction_frame(
     arrays = (np.asarray(each, float) for each in (num_params, iterations, noise_batch_ratio))
     m, t, r = (each.ravel() for each in np.broadcast_arrays(*arrays))
     of_law, of_run = law.law_interval(m, t, r, form=form), law.interval(m, t, r, form=form)
-    outside = np.zeros(m.size, bool)
-    for values, (low, high) in zip((m, t, r), asdict(law.valid_range).values(), strict=True):
-        outside |= (values < low) | (values > high)
     return pd.DataFrame(
         {
             "num_params": m,
@@ -121,11 +120,6 @@ def prediction_frame(
             "law_high": of_law[1],
             "run_low": of_run[0],
             "run_high": of_run[1],
-            "is_extrapolated": outside,
+            "is_extrapolated": law.valid_range.excludes(m, t, r),
         }
     )
-
-
-def _expect(where: str, holds: bool, expected: str, value: float) -> None:
-    if not holds:
-        raise InputError(where, f"expected a number {expected}, found {value:g}.")
