@@ -1,6 +1,7 @@
 # make quickstart   install the project and run the whole job in miniature
 # make test         install what tests need; format, lint, types, tests
-# make test-all     the same, with the slower variants of the tests (test-deep: only those)
+# make test-all     the same, with the slower variants of the tests and those against other libraries,
+#                   which it installs: transformers, a torch, lm-evaluation-harness (test-deep: only those)
 # make clean        remove what the above made
 
 PYTHON ?= python3
@@ -15,11 +16,11 @@ quickstart: .venv/installed
 test: checks
 	$(BIN)/pytest -n 2
 
-test-all: checks
-	$(BIN)/pytest -n 2 -m "deep or not deep"
+test-all: checks .venv/installed-all
+	$(BIN)/pytest -n 2 -m ""
 
-test-deep: .venv/installed-dev
-	$(BIN)/pytest -n 2 -m deep
+test-deep: .venv/installed-all
+	$(BIN)/pytest -n 2 -m "deep or parity"
 
 checks: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -35,6 +36,10 @@ checks: .venv/installed-dev
 
 .venv/installed-dev: .venv/installed
 	$(INSTALL) -e '.[dev]'
+	touch $@
+
+.venv/installed-all: .venv/installed-dev
+	$(INSTALL) -e '.[dev,eval,hf]'
 	touch $@
 
 clean:

@@ -32,6 +32,7 @@ STATUS_FILE = "status.json"
 RESULT_FILE = "result.json"
 RECEIPT_FILE = "receipt.json"
 CHECKPOINTS_DIR = "checkpoints"
+IMPORTED_FILE = "imported.json"
 TABLE_FILE = "results.parquet"
 TABLE_CSV_FILE = "results.csv"
 

@@ -1,66 +1,116 @@
-"""`dpscale generate`: continue a prompt with a trained model."""
+"""`dpscale generate`: continue prompts with a trained model."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
+from dpscale.files import to_json, write_text_atomically
+
+if TYPE_CHECKING:
+    from dpscale.inference.trained import TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
-    """Continue a prompt with the newest checkpoint of a run.
+    """Continue prompts with the newest checkpoint of a run, or with an imported model.
 
-    Text from a private run is as private as its parameters: sampling more of it costs no
-    epsilon. Every token is computed from the full prefix; there is no cache yet.
+    A single text is printed as it grows. Text from a private run is as private as its
+    parameters: sampling more of it costs no epsilon.
     """
 
     run: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    prompt: str
-    """The text to continue."""
+    """The folder of a run, or of an imported model."""
+    prompt: str | None = None
+    """The text to continue; an empty one begins a new document."""
+    prompts: Path | None = None
+    """A file of them instead: one a line, or .jsonl with the text under "prompt"."""
+    out: Path | None = None
+    """Write prompts and continuations to this .jsonl file as well."""
     max_tokens: int = 64
     """How many tokens to add, unless the text ends before."""
     temperature: float = 0.8
     """0 takes the likeliest token; higher is more varied."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that hold this share of the probability together."""
     seed: int = 0
     """Of the draws."""
+    batch_size: int = 16
+    """How many prompts of a file are continued at once."""
 
 
 def run(options: Options, output: Output) -> ExitCode:
-    """Generates one continuation."""
+    """Generates one continuation for each prompt."""
     from dpscale.runtime import prepare_process
 
     prepare_process()  # before JAX is imported
-    from dpscale.config import RunConfig
-    from dpscale.data.units import open_units
-    from dpscale.files import read_json
-    from dpscale.inference.generation import generate
-    from dpscale.records import CONFIG_FILE
-    from dpscale.training.checkpoint import restore_params
+    from dpscale.inference.continuations import continuations
+    from dpscale.inference.sampling import Sampling
+    from dpscale.inference.trained import open_trained
 
-    path = options.run / CONFIG_FILE
-    if not path.exists():
-        raise InputError(str(options.run), f"no run here ({CONFIG_FILE} is missing).")
-    config = RunConfig.from_dict(read_json(path)["config"], where=str(path))
-    tokenizer = open_units(config.data.path).tokenizer()
-    tokens = [int(token) for token in tokenizer.encode(options.prompt)]
-    if not tokens:
-        raise InputError("--prompt", "expected some text, found none.")
-    params = restore_params(options.run, config)
-    added = generate(
-        config.model,
-        params,
-        tokens,
+    prompts = _prompts(options)
+    sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
+    trained = open_trained(options.run)
+    _warn_of_length(trained, prompts, options, output)
+    is_single = len(prompts) == 1
+    if is_single:
+        output.write(prompts[0])
+    texts = []
+    for text in continuations(
+        trained,
+        prompts,
         max_new_tokens=options.max_tokens,
-        temperature=options.temperature,
-        seed=options.seed,
-        stop_token=tokenizer.eos_id,
-    )
-    text = tokenizer.decode([*tokens, *added])
-    output.say(text)
-    output.result({"text": text, "prompt": options.prompt, "tokens": added, "seed": options.seed})
+        sampling=sampling,
+        batch_size=options.batch_size,
+        on_text=(lambda _, added: output.write(added)) if is_single else None,
+    ):
+        texts.append(text.to_dict())
+        output.say("" if is_single else f"[{len(texts)}] {text.prompt}{text.text}")
+    if options.out is not None:
+        write_text_atomically(options.out, "".join(to_json(text) + "\n" for text in texts))
+    output.result({"seed": options.seed, "texts": texts})
     return ExitCode.OK
+
+
+def _warn_of_length(
+    trained: "TrainedModel", prompts: list[str], options: Options, output: Output
+) -> None:
+    from dpscale.inference.continuations import prompt_tokens
+
+    longest = max(len(prompt_tokens(trained.tokenizer, prompt)) for prompt in prompts)
+    if longest + options.max_tokens > trained.model.seq_len:
+        output.warn(
+            f"prompt and --max-tokens are {longest + options.max_tokens} tokens; the model was "
+            f"trained on {trained.model.seq_len}, and beyond them it is on new ground."
+        )
+
+
+def _prompts(options: Options) -> list[str]:
+    if options.prompt is not None and options.prompts is None:
+        return [options.prompt]
+    if options.prompts is None or options.prompt is not None:
+        raise InputError("--prompt", "expected either this or --prompts.")
+    path = options.prompts
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("--prompts", f"{path}: {error}.") from None
+    if path.suffix == ".jsonl":
+        lines = [_prompt(line, where=f"{path}:{place}") for place, line in enumerate(lines, 1)]
+    if not lines:
+        raise InputError("--prompts", f"{path} holds no prompt.")
+    return lines
+
+
+def _prompt(line: str, *, where: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise InputError(where, 'expected a JSON object with a text under "prompt".')
+    return prompt

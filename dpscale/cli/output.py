@@ -42,6 +42,11 @@ class Output:
         if not self.json:
             self._console.print(text, markup=False)
 
+    def write(self, text: str) -> None:
+        """A piece of a line for people, as it comes; nothing under `--json`."""
+        if not self.json:
+            print(text, end="", flush=True)
+
     def warn(self, text: str) -> None:
         """A warning, on stderr."""
         print(f"warning: {text}", file=sys.stderr, flush=True)

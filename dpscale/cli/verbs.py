@@ -37,5 +37,8 @@ VERBS = {
         "dpscale.cli.synergy", "what doubling epsilon, batch or data does to the noise"
     ),
     "bench": Verb("dpscale.cli.bench", "measure what clipping and the private step cost here"),
-    "generate": Verb("dpscale.cli.generate", "continue a prompt with a trained model"),
+    "generate": Verb("dpscale.cli.generate", "continue prompts with a trained model"),
+    "eval": Verb("dpscale.cli.evaluate", "score a model: loss, tasks, memorization"),
+    "export": Verb("dpscale.cli.export", "write a trained model for Hugging Face Transformers"),
+    "import": Verb("dpscale.cli.import_model", "read such a folder into a checkpoint of ours"),
 }

@@ -1,11 +1,14 @@
-"""Text generation, simple and exact: every new token is computed from the full prefix.
+"""Text generation with a cache of keys and values: each token costs one token's work.
 
-One compiled function sees a fixed window of `seq_len` tokens, padded behind the prefix, so
-that nothing is compiled again as the text grows. There is no KV cache: a token costs a whole
-forward pass over the window.
+Prompts of a batch may differ in length. They are padded in front to a common length, the
+padding is never seen, and a text comes out as it would alone (but for float round-off, which
+can tip a draw between tokens that are equally likely).
+
+Positions go on beyond the `seq_len` that a model was trained at, as in other
+implementations; what a model says there is not what it was trained for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import jax
@@ -14,81 +17,146 @@ import numpy as np
 
 from dpscale.config import ModelConfig
 from dpscale.errors import InputError
-from dpscale.model.decoder import Params, logits
+from dpscale.inference.lengths import padded_length, round_up
+from dpscale.inference.sampling import Sampling, draw
+from dpscale.model.continuation import Memory, continued, empty_memory, unstacked
+from dpscale.model.decoder import Params
+
+Prompt = Sequence[int]
+
+
+class Generator:
+    """A model that is ready to continue prompts.
+
+    Args:
+      params: As `init_params` lays them out. A second copy, layer by layer, is kept.
+    """
+
+    def __init__(self, model: ModelConfig, params: Params) -> None:
+        self.model = model
+        self._params = jax.jit(unstacked, static_argnums=0)(model, params)
+
+    def stream(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        stop_token: int | None = None,
+        first_number: int = 0,
+    ) -> Iterator[list[int | None]]:
+        """Continues a batch of prompts, and gives the next token of each as it is known.
+
+        Args:
+          prompts: Each at least one token id in [0, V).
+          max_new_tokens: Length of a continuation unless a stop token ends it, at least 0.
+          stop_token: Ends a text when drawn; it is not given.
+          first_number: The first prompt's number among all that are continued, which its
+            draws depend on.
+
+        Yields:
+          One token per prompt, None for a text that has ended. The last list holds a token.
+
+        Raises:
+          InputError: An argument is out of the range given above.
+        """
+        _check(self.model, prompts, max_new_tokens=max_new_tokens)
+        if not prompts or max_new_tokens == 0:
+            return
+        has_ended = np.zeros(len(prompts), bool)
+        for token_B in self._tokens(prompts, max_new_tokens, sampling, first_number):
+            tokens = np.asarray(token_B)
+            has_ended |= tokens == stop_token
+            if has_ended.all():
+                return
+            yield [None if end else int(t) for t, end in zip(tokens, has_ended, strict=True)]
+
+    def _tokens(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling, first_number: int
+    ) -> Iterator[jax.Array]:
+        tokens_BxS, num_padding_B = padded_prompts(prompts)
+        num_slots = tokens_BxS.shape[1] + round_up(max_new_tokens, 16)
+        memory = empty_memory(self.model, jnp.asarray(num_padding_B), num_slots)
+        keys_B = _text_keys(np.uint32(sampling.seed), first_number + np.arange(len(prompts)))
+        drawing = (keys_B, np.float32(sampling.temperature), np.float32(sampling.top_p))
+        token_Bx1, memory = _next(self.model, self._params, memory, tokens_BxS, 0, *drawing)
+        for index in range(1, max_new_tokens):
+            given = token_Bx1[:, 0]
+            # The next step starts before this one's token is waited for.
+            token_Bx1, memory = _next(self.model, self._params, memory, token_Bx1, index, *drawing)
+            yield given
+        yield token_Bx1[:, 0]
 
 
 def generate(
-    model: ModelConfig,
-    params: Params,
-    prompt_tokens: Sequence[int],
+    generator: Generator,
+    prompts: Sequence[Prompt],
     *,
     max_new_tokens: int,
-    temperature: float,
-    seed: int,
+    sampling: Sampling,
     stop_token: int | None = None,
-) -> list[int]:
-    """Continues a prompt, one token at a time.
-
-    The model sees the last `seq_len` tokens of prompt and continuation: beyond that the
-    window slides, and its first token then stands at position 0.
-
-    Args:
-      params: As `init_params` lays them out.
-      prompt_tokens: At least one token id in [0, V).
-      max_new_tokens: Length of the continuation unless a stop token ends it, at least 0.
-      temperature: 0 takes the likeliest token (the lowest id of equals); above, tokens are
-        drawn from softmax(logits / temperature).
-      seed: Of the draws, in [0, 2^32). The same arguments give the same continuation.
-      stop_token: Ends the text when drawn; it is not returned.
-
-    Returns:
-      The new tokens only.
-
-    Raises:
-      InputError: An argument is out of the range given above.
-    """
-    _check(model, prompt_tokens, max_new_tokens=max_new_tokens, temperature=temperature)
-    key = jax.random.key(seed)
-    tokens = list(prompt_tokens)
-    for index in range(max_new_tokens):
-        prefix = tokens[-model.seq_len :]
-        window_S = np.zeros(model.seq_len, np.int32)
-        window_S[: len(prefix)] = prefix
-        draw_key = jax.random.fold_in(key, index)
-        token = int(_next_token(model, params, window_S, len(prefix), temperature, draw_key))
-        if token == stop_token:
-            break
-        tokens.append(token)
-    return tokens[len(prompt_tokens) :]
+    first_number: int = 0,
+) -> list[list[int]]:
+    """The new tokens of each prompt; arguments are those of `Generator.stream`."""
+    texts: list[list[int]] = [[] for _ in prompts]
+    for tokens in generator.stream(
+        prompts,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        stop_token=stop_token,
+        first_number=first_number,
+    ):
+        for text, token in zip(texts, tokens, strict=True):
+            if token is not None:
+                text.append(token)
+    return texts
 
 
-@partial(jax.jit, static_argnums=0)
-def _next_token(
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
+def _next(
     model: ModelConfig,
     params: Params,
-    window_S: jax.Array,
-    prefix_len: jax.Array,
+    memory: Memory,
+    tokens_BxS: jax.Array,
+    index: jax.Array,
+    keys_B: jax.Array,
     temperature: jax.Array,
-    key: jax.Array,
-) -> jax.Array:
-    """The token behind the first `prefix_len` of the window; causality hides the padding."""
-    logits_V = logits(model, params, window_S[None])[0, prefix_len - 1]
-    # Both branches are computed; the guarded divisor keeps the unused one finite.
-    drawn = jax.random.categorical(key, logits_V / jnp.where(temperature > 0, temperature, 1.0))
-    return jnp.where(temperature > 0, drawn, jnp.argmax(logits_V))
+    top_p: jax.Array,
+) -> tuple[jax.Array, Memory]:
+    """Reads S tokens and draws the next, int32[B, 1]: the text's `index`-th new one."""
+    logits_BxV, memory = continued(model, params, memory, tokens_BxS)
+    draw_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, index)
+    return draw(logits_BxV, draw_keys_B, temperature, top_p)[:, None], memory
 
 
-def _check(
-    model: ModelConfig, prompt_tokens: Sequence[int], *, max_new_tokens: int, temperature: float
-) -> None:
-    if not prompt_tokens:
-        raise InputError("prompt_tokens", "expected at least one token, found none.")
-    for token in prompt_tokens:
-        if not 0 <= token < model.vocab_size:
+@jax.jit
+def _text_keys(seed: jax.Array, numbers_B: jax.Array) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), numbers_B)
+
+
+def padded_prompts(prompts: Sequence[Prompt]) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts with padding in front: int32[B, S], and int32[B] how much of it there is.
+
+    >>> tokens_BxS, num_padding_B = padded_prompts([[5], [6, 7]])
+    >>> tokens_BxS[:, -3:].tolist(), num_padding_B.tolist()
+    ([[0, 0, 5], [0, 6, 7]], [15, 14])
+    """
+    length = padded_length(max(len(prompt) for prompt in prompts))
+    tokens_BxS = np.zeros((len(prompts), length), np.int32)
+    for row, prompt in zip(tokens_BxS, prompts, strict=True):
+        row[length - len(prompt) :] = prompt
+    return tokens_BxS, np.array([length - len(prompt) for prompt in prompts], np.int32)
+
+
+def _check(model: ModelConfig, prompts: Sequence[Prompt], *, max_new_tokens: int) -> None:
+    for number, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise InputError(f"prompts[{number}]", "expected at least one token, found none.")
+        wrong = [token for token in prompt if not 0 <= token < model.vocab_size]
+        if wrong:
             raise InputError(
-                "prompt_tokens", f"expected ids in [0, {model.vocab_size}), found {token}."
+                f"prompts[{number}]",
+                f"expected ids in [0, {model.vocab_size}), found {wrong[0]}.",
             )
     if max_new_tokens < 0:
         raise InputError("max_new_tokens", f"expected at least 0, found {max_new_tokens}.")
-    if not 0 <= temperature < float("inf"):
-        raise InputError("temperature", f"expected at least 0 and finite, found {temperature}.")

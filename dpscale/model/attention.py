@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dpscale.config import ModelConfig
+from dpscale.model.past import Past
 from dpscale.model.rotary import rotate
 from dpscale.model.weights import Dense
 from dpscale.ops.contraction import PRECISION, wide
@@ -21,8 +22,14 @@ class Attention(nn.Module):
     model: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxSxD: jax.Array, window: jax.Array) -> jax.Array:
-        """Attends to the last `window` positions (int32 scalar), the own one included."""
+    def __call__(
+        self, x_BxSxD: jax.Array, window: jax.Array, past: Past | None = None
+    ) -> tuple[jax.Array, Past | None]:
+        """Attends to the last `window` positions (int32 scalar), the own one included.
+
+        Without a `past` the S tokens are the whole text. With one they follow it, and the
+        second result is the past of the tokens to come.
+        """
         model = self.model
         num_examples, seq_len, _ = x_BxSxD.shape
 
@@ -30,12 +37,19 @@ class Attention(nn.Module):
             projected = Dense(num_heads * model.head_dim, name=name)(x_BxSxD)
             return projected.reshape(num_examples, seq_len, num_heads, model.head_dim)
 
-        query = rotate(heads("query", model.num_heads), theta=model.rope_theta)
-        key = rotate(heads("key", model.num_kv_heads), theta=model.rope_theta)
+        positions = jnp.arange(seq_len) if past is None else past.next_positions(seq_len)
+        query = rotate(heads("query", model.num_heads), positions, theta=model.rope_theta)
+        key = rotate(heads("key", model.num_kv_heads), positions, theta=model.rope_theta)
         value = heads("value", model.num_kv_heads)
-        attended_BxSxHxh = attend(model, query, key, value, window)
+        if past is None:
+            visible = causal_mask(seq_len, window)
+        else:
+            past = past.extended(key, value)
+            key, value = past.key_BxTxKxh, past.value_BxTxKxh
+            visible = past.visible(seq_len, window)[:, None, None]
+        attended_BxSxHxh = attend(model, query, key, value, visible)
         merged = attended_BxSxHxh.reshape(num_examples, seq_len, -1)
-        return Dense(model.width, name="output")(merged)
+        return Dense(model.width, name="output")(merged), past
 
 
 def attend(
@@ -43,12 +57,13 @@ def attend(
     query_BxSxHxh: jax.Array,
     key_BxTxKxh: jax.Array,
     value_BxTxKxh: jax.Array,
-    window: jax.Array,
+    visible: jax.Array,
 ) -> jax.Array:
     """Attention of each query head over the key-value head of its group: [B, S, H, h].
 
-    Contractions are of the compute dtype's operands (XLA accumulates them in float32);
-    scale, cap, mask and softmax are float32.
+    `visible` is bool[S, T], or bool[B, 1, 1, S, T] where examples differ. Contractions are of
+    the compute dtype's operands (XLA accumulates them in float32); scale, cap, mask and softmax
+    are float32.
     """
     num_examples, seq_len, num_heads, head_dim = query_BxSxHxh.shape
     # A key-value head serves consecutive query heads: head = k · G + g.
@@ -56,8 +71,7 @@ def attend(
     scores = jnp.einsum("bskgh,btkh->bkgst", query_BxSxKxGxh, key_BxTxKxh, precision=PRECISION)
     scale = (model.query_pre_attn_scalar or head_dim) ** -0.5
     scores_BxKxGxSxT = soft_cap(scores.astype(wide(scores.dtype)) * scale, model.attn_logit_softcap)
-    visible_SxT = causal_mask(seq_len, window)
-    weights = jax.nn.softmax(jnp.where(visible_SxT, scores_BxKxGxSxT, -jnp.inf), axis=-1)
+    weights = jax.nn.softmax(jnp.where(visible, scores_BxKxGxSxT, -jnp.inf), axis=-1)
     attended = jnp.einsum(
         "bkgst,btkh->bskgh", weights.astype(value_BxTxKxh.dtype), value_BxTxKxh, precision=PRECISION
     )

@@ -1,7 +1,8 @@
 """The decoder: Gemma 2's block, stacked, with a tied embedding; `docs/model.md` explains it.
 
-It knows nothing of privacy and touches no weight: `weights` does. Three functions are the
-whole interface: `init_params`, `per_example_loss`, `logits`.
+It knows nothing of privacy and touches no weight: `weights` does. Training asks it for
+`init_params` and `per_example_loss`, evaluation for `logits`, or for `hidden_states` and the
+`logits_of` some of them.
 
 Parameters are a nested dict of float32 arrays. The layers share one structure and their
 arrays are stacked, layer first, so that one compiled block can serve every depth:
@@ -23,6 +24,7 @@ from flax import linen as nn
 
 from dpscale.config import ModelConfig
 from dpscale.model.attention import Attention
+from dpscale.model.past import Past
 from dpscale.model.weights import TAPS, Dense, RMSNorm, TiedEmbedding
 from dpscale.ops.stack import UNROLLED_LAYERS
 
@@ -36,11 +38,15 @@ Taps = dict[str, Any]
 def init_params(model: ModelConfig, key: jax.Array) -> Params:
     """Fresh parameters; `weights` names the distribution of each.
 
-    Pure: works under `jax.jit` (static `model`), and under `jax.eval_shape` it gives the
-    shapes of a large model without its memory.
+    Pure: works under `jax.jit` (static `model`) and `jax.eval_shape`.
     """
     tokens_BxS = jnp.zeros((1, 1), jnp.int32)
     return cast(Params, Decoder(model).init(key, tokens_BxS, method="logits")["params"])
+
+
+def params_shapes(model: ModelConfig) -> Params:
+    """Shapes and dtypes of the parameters; nothing is computed and no memory used."""
+    return cast(Params, jax.eval_shape(lambda: init_params(model, jax.random.key(0))))
 
 
 def per_example_loss(
@@ -80,6 +86,18 @@ def logits(model: ModelConfig, params: Params, tokens_BxS: jax.Array) -> jax.Arr
     return cast(jax.Array, Decoder(model).apply({"params": params}, tokens_BxS, method="logits"))
 
 
+def hidden_states(model: ModelConfig, params: Params, tokens_BxS: jax.Array) -> jax.Array:
+    """Final normalised hidden states [B, S, D] in the compute dtype."""
+    variables = {"params": params}
+    return cast(jax.Array, Decoder(model).apply(variables, tokens_BxS, method="hidden_states"))
+
+
+def logits_of(model: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    """Capped logits [..., V] of final hidden states [..., D], float32."""
+    variables = {"params": params}
+    return cast(jax.Array, Decoder(model).apply(variables, hidden, method="hidden_to_logits"))
+
+
 class FeedForward(nn.Module):
     """GeGLU: down(gelu(gate(x)) · up(x)), gelu in its tanh form (arXiv 2002.05202)."""
 
@@ -100,16 +118,18 @@ class Block(nn.Module):
     model: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxSxD: jax.Array, window: jax.Array) -> tuple[jax.Array, None]:
+    def __call__(
+        self, x_BxSxD: jax.Array, window: jax.Array, past: Past | None = None
+    ) -> tuple[jax.Array, Past | None]:
         """One layer; the pair is what a scan over layers carries and collects."""
-        attended = Attention(self.model, name="attention")(
-            self._norm("pre_attention_norm", x_BxSxD), window
+        attended, past = Attention(self.model, name="attention")(
+            self._norm("pre_attention_norm", x_BxSxD), window, past
         )
         x_BxSxD += self._post_norm("post_attention_norm", attended)
         fed = FeedForward(self.model, name="feed_forward")(
             self._norm("pre_feed_forward_norm", x_BxSxD)
         )
-        return x_BxSxD + self._post_norm("post_feed_forward_norm", fed), None
+        return x_BxSxD + self._post_norm("post_feed_forward_norm", fed), past
 
     def _norm(self, name: str, x_BxSxD: jax.Array) -> jax.Array:
         return RMSNorm(self.model.norm_eps, name=name)(x_BxSxD)
@@ -150,9 +170,13 @@ class Decoder(nn.Module):
         x_BxSxD, _ = self.layers(self.embedding.embed(tokens_BxS), windows_L)
         return self.final_norm(x_BxSxD)
 
+    def hidden_to_logits(self, hidden: jax.Array) -> jax.Array:
+        """[..., D] to float32[..., V]."""
+        return self.embedding.logits(hidden)
+
     def logits(self, tokens_BxS: jax.Array) -> jax.Array:
         """float32[B, S, V]."""
-        return self.embedding.logits(self.hidden_states(tokens_BxS))
+        return self.hidden_to_logits(self.hidden_states(tokens_BxS))
 
     def per_example_loss(self, tokens_BxS1: jax.Array) -> jax.Array:
         """float32[B]."""

@@ -8,19 +8,23 @@ most changed bytes of array data without a word, and files that were cut with pa
 import dataclasses
 import logging
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
-from dpscale.config import RunConfig
+from dpscale.config import ModelConfig
 from dpscale.errors import InputError
 from dpscale.files import read_json, write_json_atomically
+from dpscale.model.decoder import Params, params_shapes
 from dpscale.records import CHECKPOINTS_DIR
 from dpscale.schema import build
-from dpscale.training.step import TrainState, init_state
+from dpscale.training.step import TrainState
+
+Restored = TypeVar("Restored")
 
 CHECKSUMS_FILE = "checksums.json"
 """In a checkpoint's folder, written last: without it the save was not finished."""
@@ -69,7 +73,13 @@ class Checkpoints:
 
     def save(self, state: TrainState, counters: Counters) -> None:
         """Saves the state under its step, unless that step is saved already."""
-        step = int(state.step)
+        self._save(int(state.step), state, counters)
+
+    def save_params(self, params: Params) -> None:
+        """Saves parameters alone, which no training run can go on from, under step 0."""
+        self._save(0, {"params": params}, Counters())
+
+    def _save(self, step: int, state: Any, counters: Counters) -> None:
         if step in self._finished_steps():
             return
         self._manager.save(
@@ -95,10 +105,17 @@ class Checkpoints:
         Raises:
           InputError: Checkpoints are there, and none can be read.
         """
+        return self._newest_readable(lambda step: self._restore(step, like))
+
+    def restore_newest_params(self, like: Params) -> Params | None:
+        """As `restore_newest`, for the parameters alone: nothing else is read into memory."""
+        return self._newest_readable(lambda step: self._restore_params(step, like))
+
+    def _newest_readable(self, restore: Callable[[int], Restored]) -> Restored | None:
         damaged: list[int] = []
         for step in sorted(self._finished_steps(), reverse=True):
             try:
-                restored = self._restore(step, like)
+                restored = restore(step)
             except Exception as error:  # Orbax raises whatever its storage layers raise
                 logging.getLogger("dpscale").warning(
                     "checkpoint %d cannot be read (%s); falling back.", step, type(error).__name__
@@ -122,10 +139,7 @@ class Checkpoints:
         return [step for step in steps if (self._folder / str(step) / CHECKSUMS_FILE).exists()]
 
     def _restore(self, step: int, like: TrainState) -> tuple[TrainState, Counters]:
-        where = f"checkpoint {step}"
-        saved = self._folder / str(step)
-        if _checksums(saved) != read_json(saved / CHECKSUMS_FILE):
-            raise InputError(where, "its files are not as they were saved.")
+        self._check(step)
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         restored = self._manager.restore(
             step,
@@ -133,32 +147,46 @@ class Checkpoints:
                 state=ocp.args.StandardRestore(abstract), counters=ocp.args.JsonRestore()
             ),
         )
-        return restored.state, build(Counters, restored.counters, where=where)
+        return restored.state, build(Counters, restored.counters, where=f"checkpoint {step}")
+
+    def _restore_params(self, step: int, like: Params) -> Params:
+        self._check(step)
+        wanted = {"params": jax.tree.map(ocp.utils.to_shape_dtype_struct, like)}
+        arguments = ocp.args.PyTreeRestore(
+            wanted,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(wanted),
+            partial_restore=True,
+        )
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=arguments))
+        params: Params = restored.state["params"]
+        return params
+
+    def _check(self, step: int) -> None:
+        saved = self._folder / str(step)
+        if _checksums(saved) != read_json(saved / CHECKSUMS_FILE):
+            raise InputError(f"checkpoint {step}", "its files are not as they were saved.")
 
     def close(self) -> None:
         """Waits for what is being written, and lets go of it."""
         self._manager.close()
 
 
-def restore_params(run_dir: Path, config: RunConfig) -> Any:
-    """The parameters in the newest readable checkpoint of a run.
+def restore_params(run_dir: Path, model: ModelConfig) -> Params:
+    """The parameters in the newest readable checkpoint of a run or an imported model.
 
     Raises:
       InputError: The folder holds no checkpoint that can be read.
     """
     if not (run_dir / CHECKPOINTS_DIR).is_dir():
         raise InputError(str(run_dir), "holds no checkpoint; expected the folder of a run.")
-    like = jax.eval_shape(
-        lambda: init_state(config.model, config.optimizer, jax.random.key(config.seed))
-    )
     checkpoints = Checkpoints(run_dir, keep=None)
     try:
-        restored = checkpoints.restore_newest(like)
+        params = checkpoints.restore_newest_params(params_shapes(model))
     finally:
         checkpoints.close()
-    if restored is None:
+    if params is None:
         raise InputError(str(run_dir), "holds no checkpoint yet; let the run get that far.")
-    return restored[0].params
+    return params
 
 
 def _checksums(folder: Path) -> dict[str, int]:

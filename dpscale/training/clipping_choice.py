@@ -23,8 +23,8 @@ CPU_EXAMPLES, CPU_TOKENS = 16, 2048
 Measured on two cores (`dpscale bench clipping`): larger ones outgrow the caches, smaller ones
 give the cores too little at a time."""
 
-CPU_LOGITS = 2**24
-"""Logits of a microbatch on a CPU, at most (64 MiB in float32)."""
+CPU_LOGITS = 2**25
+"""Logits of a microbatch on a CPU, at most (128 MiB in float32)."""
 
 MOST_TOKENS = 2**16
 """Tokens of a microbatch on an accelerator, at most: far beyond what keeps it busy."""

@@ -71,7 +71,7 @@ def test_all_of_a_state_comes_back(
     assert_equal(restored, state)
     assert restored is not None
     assert restored[1] == COUNTERS
-    params = restore_params(tmp_path, config)
+    params = restore_params(tmp_path, config.model)
     jax.tree.map(np.testing.assert_array_equal, params, state.params)
 
 
@@ -142,12 +142,12 @@ def test_reading_only_touches_nothing(
         checkpoints.save(state_at(config, step), COUNTERS)
     spoil(tmp_path, 2)
     (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp").mkdir()
-    params = restore_params(tmp_path, config)
+    params = restore_params(tmp_path, config.model)
     jax.tree.map(np.testing.assert_array_equal, params, state_at(config, 1).params)
     assert saved_steps(tmp_path) == {"1", "2", "3.orbax-checkpoint-tmp"}
 
 
 def test_a_folder_without_checkpoints_is_named(config: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no checkpoint"):
-        restore_params(tmp_path, config)
+        restore_params(tmp_path, config.model)
     assert list(tmp_path.iterdir()) == []

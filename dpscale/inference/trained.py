@@ -1,0 +1,50 @@
+"""A trained model from its folder, ready for use."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dpscale.config import ModelConfig, RunConfig
+from dpscale.data.manifest import TOKENIZER_FILE
+from dpscale.data.tokenizer import Tokenizer
+from dpscale.data.units import open_units
+from dpscale.errors import InputError
+from dpscale.files import read_json
+from dpscale.model.decoder import Params
+from dpscale.records import CONFIG_FILE, IMPORTED_FILE
+from dpscale.schema import build
+from dpscale.training.checkpoint import restore_params
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, its parameters (float32) and the tokenizer of its text.
+
+    `config` is the run's; None for a model that was imported.
+    """
+
+    folder: Path
+    model: ModelConfig
+    params: Params
+    tokenizer: Tokenizer
+    config: RunConfig | None
+
+
+def open_trained(folder: Path) -> TrainedModel:
+    """The newest checkpoint of a run's folder, or the model in an imported one.
+
+    Raises:
+      InputError: Neither kind of folder, no checkpoint that can be read, or no tokenizer.
+    """
+    imported = folder / IMPORTED_FILE
+    if imported.exists():
+        fields = read_json(imported).get("model")
+        model = build(ModelConfig, fields or {}, where=f"{imported}: model")
+        tokenizer = Tokenizer(folder / TOKENIZER_FILE, where=str(folder))
+        return TrainedModel(folder, model, restore_params(folder, model), tokenizer, None)
+    path = folder / CONFIG_FILE
+    if not path.exists():
+        raise InputError(str(folder), f"no run here ({CONFIG_FILE} is missing).")
+    config = RunConfig.from_dict(read_json(path)["config"], where=str(path))
+    tokenizer = open_units(config.data.path).tokenizer()
+    params = restore_params(folder, config.model)
+    return TrainedModel(folder, config.model, params, tokenizer, config)
