@@ -28,7 +28,9 @@ ALLOWED = {
     "privacy": ("ops", "config"),
     "data": ("config",),
     "training": ("model", "ops", "data", "privacy", "sizes", "compute", "records", "config"),
-    "inference": (
+    "inference": ("model", "data", "records", "config", "training.checkpoint"),
+    "interop": (
+        "inference",
         "model",
         "data",
         "sizes",
@@ -37,7 +39,8 @@ ALLOWED = {
         "training.checkpoint",
         "privacy.receipt",
     ),
-    "bench": ("training", "model", "ops", "privacy", "sizes", "compute", "config"),
+    "evaluation": ("inference", "model", "data", "records", "config"),
+    "bench": ("training", "inference", "model", "ops", "privacy", "sizes", "compute", "config"),
     "sweep": ("records", "sizes", "compute", "config", "runtime"),
     "scaling": ("records", "sizes", "compute", "privacy.accounting", "config"),
 }
