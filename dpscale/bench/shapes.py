@@ -1,4 +1,4 @@
-"""What is measured: three shapes that are kept, others drawn from a seed. No JAX."""
+"""What is measured: three shapes that are kept, the ladder's, others drawn from a seed. No JAX."""
 
 import dataclasses
 import math
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from dpscale.compute import count_params, train_flops
 from dpscale.config import ModelConfig
-from dpscale.sizes import ladder_shape
+from dpscale.errors import InputError
+from dpscale.sizes import ladder_shape, named_shape
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,22 @@ SHAPES = {
     ),
 }
 """Few tokens on a narrow model, many tokens, few tokens on a wide model."""
+
+
+def shape_called(name: str) -> Shape:
+    """One of `SHAPES`, or `w32`: the ladder's, with what else quickstart trains with.
+
+    Raises:
+      InputError: Neither.
+    """
+    if name in SHAPES:
+        return SHAPES[name]
+    if not name.startswith("w"):
+        raise InputError(
+            "shape", f"expected {', '.join(SHAPES)}, or w16, w32, ...; found {name!r}."
+        )
+    return Shape(name, named_shape(name, vocab_size=1024, seq_len=64), batch_size=64)
+
 
 WIDTHS = (32, 48, 64, 96, 128, 192, 256, 384, 512)
 LAYERS = (2, 3, 4, 5, 6, 7, 8)

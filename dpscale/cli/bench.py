@@ -29,25 +29,30 @@ class Options(CommonOptions):
     `clipping` measures every way to a sum of clipped per-example gradients against the
     best-tuned non-private gradient: the same loss by the same ops, at its own best microbatch.
     `step` measures the whole private step (clipping, noise, Adam, Poisson batches) against the
-    whole non-private one.
+    whole non-private one. `generation` measures a token that is generated with the cache of
+    keys and values against one from the whole text.
 
-    Measured is one of three shapes, or the model of a run's config. Everything runs in one
+    Measured is a shape, or the model of a run's config. Everything runs in one
     process, interleaved round by round, and ratios are taken within rounds. It takes minutes;
     Ctrl-C prints what is there so far.
     """
 
-    what: Annotated[Literal["clipping", "step"], tyro.conf.Positional]
+    what: Annotated[Literal["clipping", "step", "generation"], tyro.conf.Positional]
     """What to measure."""
     config: Annotated[Path | None, tyro.conf.Positional] = None
     """A run's config file (TOML), as `dpscale train` takes it; or give --shape."""
-    shape: Literal["tiny", "small", "wide"] | None = None
-    """A model of width 128, 256 or 512."""
+    shape: str | None = None
+    """tiny, small or wide (widths 128, 256, 512); or w32: a width of the ladder, with
+    quickstart's vocabulary, sequence length and batch."""
     rounds: int = 20
     """Rounds for those that a short first pass leaves in the running."""
     seed: int = 0
     """Of parameters, examples, the order within rounds, and drawn shapes."""
     batch_size: int | None = None
-    """Examples in a batch; by default the shape's, or the config's (for clipping at most 64)."""
+    """Examples in a batch; by default the shape's, or the config's (for clipping at most 64).
+    generation: texts that grow side by side, by default one."""
+    prompt_tokens: int = 256
+    """generation: length of the prompts."""
     drawn: int = 0
     """clipping: measure so many further shapes, drawn from the seed."""
     strategy: Annotated[
@@ -76,7 +81,7 @@ def run(options: Options, output: Output) -> ExitCode:
     header = _header(options)
     for name, value in header.items():
         output.say(f"{name:<9} {_listed(value)}")
-    measure = _clipping if options.what == "clipping" else _step
+    measure = {"clipping": _clipping, "step": _step, "generation": _generation}[options.what]
     with stop_on_signals() as stop, _progress(output) as observe:
         answer = measure(options, subjects, Stopwatch(Random(options.seed), stop, observe), output)
     output.result({**header, **answer, "is_complete": not stop.is_set})
@@ -90,8 +95,9 @@ def _check(options: Options) -> None:
     if options.config is not None and options.shape is not None:
         raise InputError("--shape", "expected a shape or a config file, found both.")
     if options.config is None and options.shape is None and not options.drawn:
-        raise InputError("--shape", "expected tiny, small or wide; or give a config file.")
-    for name, least in (("rounds", 1), ("batch_size", 1), ("drawn", 0), ("seed", 0)):
+        raise InputError("--shape", "expected tiny, small, wide or w32; or give a config file.")
+    at_least = {"rounds": 1, "batch_size": 1, "prompt_tokens": 1, "drawn": 0, "seed": 0}
+    for name, least in at_least.items():
         value = getattr(options, name)
         if value is not None and value < least:
             raise InputError(name, f"expected at least {least}, found {value}.")
@@ -100,7 +106,7 @@ def _check(options: Options) -> None:
             raise InputError("--microbatch-size", f"expected at least 1, found {size}.")
     if options.write and options.config is None:
         raise InputError("--write", "needs a config file to write to.")
-    if options.what == "step":
+    if options.what != "clipping":
         for name in ("drawn", "strategy", "microbatch_size", "all", "write"):
             if getattr(options, name):
                 raise InputError(name, "belongs to `dpscale bench clipping`.")
@@ -108,7 +114,7 @@ def _check(options: Options) -> None:
 
 def _subjects(options: Options) -> "list[Subject]":
     """What is measured: first what was named, if anything was, then what is drawn."""
-    from dpscale.bench.shapes import SHAPES, drawn_shapes
+    from dpscale.bench.shapes import drawn_shapes, shape_called
     from dpscale.bench.subject import Subject
 
     subjects = []
@@ -116,7 +122,7 @@ def _subjects(options: Options) -> "list[Subject]":
         config = load_run_config(options.config, ())
         subjects.append(Subject.of_config(config, str(options.config), options.batch_size))
     elif options.shape is not None:
-        subjects.append(Subject.of_shape(SHAPES[options.shape], options.batch_size))
+        subjects.append(Subject.of_shape(shape_called(options.shape), options.batch_size))
     return subjects + [
         Subject.of_shape(shape) for shape in drawn_shapes(options.seed, options.drawn)
     ]
@@ -235,6 +241,27 @@ def _step(
     if report is None:
         return {}
     print_step(report, output)
+    return report.to_dict()
+
+
+def _generation(
+    options: Options, subjects: "list[Subject]", stopwatch: "Stopwatch", output: Output
+) -> dict[str, Any]:
+    from dpscale.bench.generation import measure_generation
+    from dpscale.cli.bench_tables import print_generation
+
+    (subject,) = subjects
+    report = measure_generation(
+        subject.shape.model,
+        stopwatch,
+        batch_size=options.batch_size or 1,
+        prompt_tokens=options.prompt_tokens,
+        rounds=options.rounds,
+        seed=options.seed,
+    )
+    if report is None:
+        return {}
+    print_generation(report, output)
     return report.to_dict()
 
 

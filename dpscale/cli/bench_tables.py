@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from dpscale.cli.output import Output
 
 if TYPE_CHECKING:
+    from dpscale.bench.generation import GenerationReport
     from dpscale.bench.report import ClippingReport, Row
     from dpscale.bench.step import StepReport
 
@@ -78,6 +79,20 @@ def print_step(report: "StepReport", output: Output) -> None:
     output.say(
         f"noise is drawn once for each logical batch: {1e3 * report.noise_seconds:.1f} ms for "
         f"{report.shape.num_params:,} normal numbers, whatever the batch"
+    )
+
+
+def print_generation(report: "GenerationReport", output: Output) -> None:
+    """A token with the cache, and one without."""
+    model = report.model
+    output.say(
+        f"\nwidth {model.width}, {model.num_layers} layers, vocabulary {model.vocab_size:,}: "
+        f"{report.batch_size} text(s), prompts of {report.prompt_tokens} tokens"
+    )
+    output.say(f"with the cache       {1e3 * report.cached_seconds:9.2f} ms a token of each text")
+    output.say(f"from the whole text  {1e3 * report.full_seconds:9.2f} ms")
+    output.say(
+        f"speed-up             {report.speedup}, median [quartiles] of {report.rounds} rounds"
     )
 
 

@@ -55,19 +55,20 @@ def run(options: Options, output: Output) -> ExitCode:
     prompts = _prompts(options)
     sampling = Sampling(temperature=options.temperature, top_p=options.top_p, seed=options.seed)
     trained = open_trained(options.run)
-    _warn_of_length(trained, prompts, options, output)
     is_single = len(prompts) == 1
-    if is_single:
-        output.write(prompts[0])
-    texts = []
-    for text in continuations(
+    coming = continuations(
         trained,
         prompts,
         max_new_tokens=options.max_tokens,
         sampling=sampling,
         batch_size=options.batch_size,
         on_text=(lambda _, added: output.write(added)) if is_single else None,
-    ):
+    )
+    _warn_of_length(trained, prompts, options, output)
+    if is_single:
+        output.write(prompts[0])
+    texts = []
+    for text in coming:
         texts.append(text.to_dict())
         output.say("" if is_single else f"[{len(texts)}] {text.prompt}{text.text}")
     if options.out is not None:

@@ -54,6 +54,17 @@ def continuations(
     """
     if batch_size < 1:
         raise InputError("batch_size", f"expected at least 1, found {batch_size}.")
+    return _continued(trained, prompts, max_new_tokens, sampling, batch_size, on_text)
+
+
+def _continued(
+    trained: TrainedModel,
+    prompts: Sequence[str],
+    max_new_tokens: int,
+    sampling: Sampling,
+    batch_size: int,
+    on_text: Callable[[int, str], None] | None,
+) -> Iterator[Continuation]:
     generator = Generator(trained.model, trained.params)
     tokens = [prompt_tokens(trained.tokenizer, prompt) for prompt in prompts]
     for start in range(0, len(prompts), batch_size):

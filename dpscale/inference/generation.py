@@ -10,6 +10,7 @@ implementations; what a model says there is not what it was trained for.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +37,17 @@ class Generator:
         self.model = model
         self._params = jax.jit(unstacked, static_argnums=0)(model, params)
 
+    def growth(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        first_number: int = 0,
+    ) -> "Growth":
+        """Prompts with room for `max_new_tokens` more tokens each; see `stream`."""
+        return Growth(self.model, self._params, prompts, max_new_tokens, sampling, first_number)
+
     def stream(
         self,
         prompts: Sequence[Prompt],
@@ -55,7 +67,7 @@ class Generator:
             draws depend on.
 
         Yields:
-          One token per prompt, None for a text that has ended. The last list holds a token.
+          One token per prompt, None for a text that has ended; ends when all have.
 
         Raises:
           InputError: An argument is out of the range given above.
@@ -63,29 +75,57 @@ class Generator:
         _check(self.model, prompts, max_new_tokens=max_new_tokens)
         if not prompts or max_new_tokens == 0:
             return
+        growth = self.growth(
+            prompts, max_new_tokens=max_new_tokens, sampling=sampling, first_number=first_number
+        )
         has_ended = np.zeros(len(prompts), bool)
-        for token_B in self._tokens(prompts, max_new_tokens, sampling, first_number):
+        coming = growth.grow()
+        for index in range(max_new_tokens):
+            # The next step starts before this one's token is waited for.
+            token_B, coming = coming, coming if index + 1 == max_new_tokens else growth.grow()
             tokens = np.asarray(token_B)
             has_ended |= tokens == stop_token
             if has_ended.all():
                 return
             yield [None if end else int(t) for t, end in zip(tokens, has_ended, strict=True)]
 
-    def _tokens(
-        self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling, first_number: int
-    ) -> Iterator[jax.Array]:
-        tokens_BxS, num_padding_B = padded_prompts(prompts)
-        num_slots = tokens_BxS.shape[1] + round_up(max_new_tokens, 16)
-        memory = empty_memory(self.model, jnp.asarray(num_padding_B), num_slots)
-        keys_B = _text_keys(np.uint32(sampling.seed), first_number + np.arange(len(prompts)))
-        drawing = (keys_B, np.float32(sampling.temperature), np.float32(sampling.top_p))
-        token_Bx1, memory = _next(self.model, self._params, memory, tokens_BxS, 0, *drawing)
-        for index in range(1, max_new_tokens):
-            given = token_Bx1[:, 0]
-            # The next step starts before this one's token is waited for.
-            token_Bx1, memory = _next(self.model, self._params, memory, token_Bx1, index, *drawing)
-            yield given
-        yield token_Bx1[:, 0]
+
+class Growth:
+    """A batch of texts that grow by one token at a time."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        params: Params,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        sampling: Sampling,
+        first_number: int,
+    ) -> None:
+        self._model, self._params = model, params
+        self._unread_BxS: Any
+        self._unread_BxS, num_padding_B = padded_prompts(prompts)
+        num_slots = self._unread_BxS.shape[1] + round_up(max_new_tokens, 16)
+        self._memory = empty_memory(model, jnp.asarray(num_padding_B), num_slots)
+        numbers_B = first_number + np.arange(len(prompts))
+        self._keys_B = _text_keys(np.uint32(sampling.seed), numbers_B)
+        self._sampling = np.float32(sampling.temperature), np.float32(sampling.top_p)
+        self._length = 0
+
+    def grow(self) -> jax.Array:
+        """The next token of each text, int32[B]; it may still be on its way."""
+        self._unread_BxS, self._memory = _next(
+            self._model,
+            self._params,
+            self._memory,
+            self._unread_BxS,
+            self._length,
+            self._keys_B,
+            *self._sampling,
+        )
+        self._length += 1
+        token_B: jax.Array = self._unread_BxS[:, 0]
+        return token_B
 
 
 def generate(
@@ -159,4 +199,4 @@ def _check(model: ModelConfig, prompts: Sequence[Prompt], *, max_new_tokens: int
                 f"expected ids in [0, {model.vocab_size}), found {wrong[0]}.",
             )
     if max_new_tokens < 0:
-        raise InputError("max_new_tokens", f"expected at least 0, found {max_new_tokens}.")
+        raise InputError("max_tokens", f"expected at least 0, found {max_new_tokens}.")

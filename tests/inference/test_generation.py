@@ -133,7 +133,7 @@ def test_nothing_is_asked_and_nothing_given(generator):
         ([[1], []], {}, r"prompts\[1\]"),
         ([[23]], {}, r"prompts\[0\].*found 23"),
         ([[-1]], {}, r"prompts\[0\].*found -1"),
-        ([[1]], {"max_new_tokens": -1}, "max_new_tokens"),
+        ([[1]], {"max_new_tokens": -1}, "max_tokens"),
     ],
 )
 def test_wrong_arguments_are_named(generator, prompts, options, place):
