@@ -254,6 +254,28 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
+class MeshConfig:
+    """How a run's devices divide its work; the result is the same for any mesh (but for rounding).
+
+    Devices stand in a grid of `data` · `fsdp` · `tensor`. Examples are divided over the first two
+    axes. Parameters, and what the optimizer keeps about them, are divided over `fsdp` (gathered
+    where they are used) and over `tensor` (each device computes with its part). One axis may be
+    -1: all devices that the others leave.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("data", "fsdp", "tensor"):
+            size = getattr(self, name)
+            _expect(self, name, size >= 1 or size == -1, "at least 1, or -1 for what is left")
+        if [self.data, self.fsdp, self.tensor].count(-1) > 1:
+            raise InputError("mesh", "expected at most one axis of -1.")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run of `dpscale train`.
 
@@ -269,6 +291,7 @@ class RunConfig:
     clipping: ClippingConfig = dataclasses.field(default_factory=ClippingConfig)
     private: PrivateConfig | None = None
     law_fitting: LawFittingConfig | None = None
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -319,12 +342,14 @@ UNESSENTIAL = (
     ("training", "keep_checkpoints"),
     ("private", "tuning_not_covered"),
 )
-"""Keys that may differ between two starts of one run: none changes what it computes."""
+"""Keys that may differ between two starts of one run, as the mesh may: none changes what it
+computes."""
 
 
 def essential(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a config's plain data without the keys in `UNESSENTIAL`."""
+    """A copy of a config's plain data without the mesh and the keys in `UNESSENTIAL`."""
     copy: dict[str, Any] = json.loads(json.dumps(fields))
+    copy.pop("mesh", None)
     for section, key in UNESSENTIAL:
         # A config written before the key existed lacks it, and a run has one purpose's section.
         (copy[section] or {}).pop(key, None)

@@ -6,7 +6,7 @@ clipped gradients of real examples enters the sum.
 Every quantity in this module is computed from private data and is NOT PRIVATE until noise
 is added.
 
-Axes: B slots of the logical batch, K slots of one microbatch.
+Axes: B slots of the logical batch, M microbatches, K slots of one.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,7 @@ def microbatched(
     is_padding_B: jax.Array,
     *,
     microbatch_size: int,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> ClippedSum:
     """Runs `strategy` on consecutive microbatches and adds up.
 
@@ -67,18 +68,29 @@ def microbatched(
       tokens_BxS1: int32[B, S + 1], B a multiple of `microbatch_size`.
       is_padding_B: bool[B].
       microbatch_size: K.
+      sharding: Of arrays [B / K, K, ...], where devices are to share the work: every microbatch
+        is then divided over them, however the batch was.
     """
     num_slots = tokens_BxS1.shape[0]
     if num_slots % microbatch_size:
         raise ValueError(f"Expected a multiple of {microbatch_size=} slots, found {num_slots}.")
-    slot_numbers = jnp.arange(1, num_slots + 1, dtype=jnp.int32)
-    last_used = jnp.max(jnp.where(is_padding_B, 0, slot_numbers))
-    num_used = (last_used + microbatch_size - 1) // microbatch_size
+
+    def in_microbatches(rows: jax.Array) -> jax.Array:
+        divided = rows.reshape(-1, microbatch_size, *rows.shape[1:])
+        if sharding is None:
+            return divided
+        constrained: jax.Array = lax.with_sharding_constraint(  # type: ignore[no-untyped-call]
+            divided, sharding
+        )
+        return constrained
+
+    tokens_MxKxS1, is_padding_MxK = in_microbatches(tokens_BxS1), in_microbatches(is_padding_B)
+    numbers_M = jnp.arange(1, len(is_padding_MxK) + 1, dtype=jnp.int32)
+    num_used = jnp.max(jnp.where(jnp.all(is_padding_MxK, axis=1), 0, numbers_M))
 
     def add_microbatch(so_far: _Progress) -> _Progress:
-        start = so_far.index * microbatch_size
-        tokens_KxS1 = lax.dynamic_slice_in_dim(tokens_BxS1, start, microbatch_size)
-        is_padding_K = lax.dynamic_slice_in_dim(is_padding_B, start, microbatch_size)
+        tokens_KxS1 = lax.dynamic_index_in_dim(tokens_MxKxS1, so_far.index, keepdims=False)
+        is_padding_K = lax.dynamic_index_in_dim(is_padding_MxK, so_far.index, keepdims=False)
         is_counted_K = ~is_padding_K & ~so_far.is_dropped_K
         stand_in = jnp.argmax(is_counted_K)
         covered_KxS1 = jnp.where(is_counted_K[:, None], tokens_KxS1, tokens_KxS1[stand_in])
@@ -92,8 +104,8 @@ def microbatched(
                 so_far.summed.total,
                 here.total,
             ),
-            norms=_placed(so_far.summed.norms, here.norms, start, is_counted_K),
-            losses=_placed(so_far.summed.losses, here.losses, start, is_counted_K),
+            norms=_placed(so_far.summed.norms, here.norms, so_far.index, is_counted_K),
+            losses=_placed(so_far.summed.losses, here.losses, so_far.index, is_counted_K),
         )
         return _Progress(
             index=so_far.index + is_final,
@@ -104,22 +116,24 @@ def microbatched(
     dtype = jax.tree.leaves(like)[0].dtype
     nothing = ClippedSum(
         total=jax.tree.map(jnp.zeros_like, like),
-        norms=jnp.zeros(num_slots, dtype),
-        losses=jnp.zeros(num_slots, dtype),
+        norms=jnp.zeros(is_padding_MxK.shape, dtype),
+        losses=jnp.zeros(is_padding_MxK.shape, dtype),
     )
     start = _Progress(jnp.zeros((), jnp.int32), jnp.zeros(microbatch_size, bool), nothing)
     start = varying_with((tokens_BxS1, is_padding_B), start)
     done: _Progress = lax.while_loop(
         lambda progress: progress.index < num_used, add_microbatch, start
     )
-    return done.summed
+    norms_B, losses_B = done.summed.norms.reshape(-1), done.summed.losses.reshape(-1)
+    return ClippedSum(done.summed.total, norms_B, losses_B)
 
 
 def _placed(
-    values_B: jax.Array, here_K: jax.Array, start: jax.Array, is_counted_K: jax.Array
+    values_MxK: jax.Array, here_K: jax.Array, index: jax.Array, is_counted_K: jax.Array
 ) -> jax.Array:
     """Puts a microbatch's values in their slots; those that do not count stay as they are."""
-    before_K = lax.dynamic_slice_in_dim(values_B, start, here_K.shape[0])
-    return lax.dynamic_update_slice_in_dim(
-        values_B, jnp.where(is_counted_K, here_K, before_K), start, 0
+    before_K = lax.dynamic_index_in_dim(values_MxK, index, keepdims=False)
+    placed: jax.Array = lax.dynamic_update_index_in_dim(
+        values_MxK, jnp.where(is_counted_K, here_K, before_K), index, 0
     )
+    return placed

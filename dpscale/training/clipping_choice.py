@@ -37,7 +37,11 @@ _STATES = 6
 
 
 def settled_clipping(
-    model: ModelConfig, clipping: ClippingConfig, *, batch_size: int | None = None
+    model: ModelConfig,
+    clipping: ClippingConfig,
+    *,
+    batch_size: int | None = None,
+    num_shards: int = 1,
 ) -> ClippingConfig:
     """The config with nothing left open.
 
@@ -46,9 +50,11 @@ def settled_clipping(
       clipping: What was asked for.
       batch_size: Expected or physical batch size, of which the microbatch should be a divisor,
         or nearly.
+      num_shards: Devices that a microbatch is divided over; `memory_limit_gib` is for each.
 
     Raises:
-      InputError: `memory_limit_gib` is too small for one example.
+      InputError: `memory_limit_gib` is too small for one example, or the microbatch that was
+        asked for cannot be divided.
     """
     limit = _memory_limit(model, clipping)
     strategy = clipping.strategy
@@ -58,9 +64,20 @@ def settled_clipping(
     size = clipping.microbatch_size
     if size is None:
         size = _microbatch_size(model, limit / example_bytes(model, strategy, clipping), clipping)
-        while batch_size is not None and -batch_size % size > _MOST_PADDING * batch_size:
+        while batch_size is not None and size > 1 and _pads(batch_size, size * num_shards):
             size //= 2
+        size *= num_shards
+    elif size % num_shards:
+        raise InputError(
+            "clipping.microbatch_size",
+            f"expected a multiple of the {num_shards} devices (mesh.data x mesh.fsdp) that share "
+            f"a microbatch, found {size}.",
+        )
     return dataclasses.replace(clipping, strategy=strategy, microbatch_size=size)
+
+
+def _pads(batch_size: int, microbatch_size: int) -> bool:
+    return -batch_size % microbatch_size > _MOST_PADDING * batch_size
 
 
 def strategy_of(clipping: ClippingConfig) -> Strategy:

@@ -1,6 +1,7 @@
 """Loss on held-out units."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,10 +11,16 @@ import numpy as np
 from dpscale.config import ModelConfig
 from dpscale.data.units import UnitArray
 from dpscale.model.decoder import per_example_loss
+from dpscale.training.placement import Placement
 
 
 def make_eval_loss(
-    model: ModelConfig, units: UnitArray, *, num_units: int, chunk_size: int
+    model: ModelConfig,
+    units: UnitArray,
+    *,
+    num_units: int,
+    chunk_size: int,
+    placement: Placement | None = None,
 ) -> Callable[[Any], float]:
     """A function from parameters to the mean loss over held-out units, nats per token.
 
@@ -24,6 +31,7 @@ def make_eval_loss(
     Args:
       num_units: How many; above `len(units)` all are read.
       chunk_size: Units evaluated at once.
+      placement: The devices that share the work; absent: the first one does it.
     """
     count = min(num_units, len(units))
     if count == 0:
@@ -33,8 +41,9 @@ def make_eval_loss(
     num_chunks = -(-count // chunk_size)
     padded = np.zeros((num_chunks * chunk_size, tokens.shape[1]), np.int32)
     padded[:count] = tokens
-    chunks = jnp.asarray(padded.reshape(num_chunks, chunk_size, -1))
-    weights = jnp.asarray((np.arange(len(padded)) < count).reshape(num_chunks, chunk_size))
+    put = jnp.asarray if placement is None else partial(placement.put_examples, axis=1)
+    chunks = put(padded.reshape(num_chunks, chunk_size, -1))
+    weights = put((np.arange(len(padded)) < count).reshape(num_chunks, chunk_size))
 
     @jax.jit
     def mean_loss(params: Any, chunks: jax.Array, weights: jax.Array) -> jax.Array:

@@ -31,6 +31,7 @@ from dpscale.training.heartbeat import Heartbeat
 from dpscale.training.interruption import StopRequest
 from dpscale.training.metrics import MetricsLog, metric_line
 from dpscale.training.optimizer import make_schedule
+from dpscale.training.placement import Placement
 from dpscale.training.run_ahead import RunAhead
 from dpscale.training.run_folder import StartedRun, locked, start_or_resume
 from dpscale.training.spending import SpentEpsilon
@@ -40,6 +41,7 @@ from dpscale.training.step import (
     empty_window,
     init_state,
     make_train_step,
+    state_shapes,
 )
 
 Observer = Callable[[dict[str, Any]], None]
@@ -68,27 +70,43 @@ def train(
       InputError: Config and data do not fit each other.
     """
     units = open_units(config.data.path)
+    placement = Placement.of(config.mesh)
     with locked(run_dir):
-        run = start_or_resume(config, run_dir, units.manifest)
-        return read_result(run_dir) or _Training(run, units, stop or StopRequest(), observe).run()
+        run = start_or_resume(
+            config, run_dir, units.manifest, num_shards=placement.num_batch_shards
+        )
+        finished = read_result(run_dir)
+        if finished is not None:
+            return finished
+        return _Training(run, units, placement, stop or StopRequest(), observe).run()
 
 
 class _Training:
     """One process's work on one run."""
 
     def __init__(
-        self, run: StartedRun, units: PreparedUnits, stop: StopRequest, observe: Observer
+        self,
+        run: StartedRun,
+        units: PreparedUnits,
+        placement: Placement,
+        stop: StopRequest,
+        observe: Observer,
     ) -> None:
         config = run.config
+        self._placement = placement
         self._run, self._units, self._stop, self._observe = run, units, stop, observe
         self._iterations = config.training.iterations
         self._source = batch_source(run, dataset_size=units.manifest.dataset_size)
-        self._settings = jax.device_put(_step_settings(run))  # once, not at every step
-        self._step = make_train_step(config.model, config.optimizer, config.clipping)
+        self._settings = placement.put_whole(_step_settings(run))  # once, not at every step
+        self._step = make_train_step(config.model, config.optimizer, config.clipping, placement)
         self._eval_loss = None
         if config.data.num_eval_units:
             self._eval_loss = make_eval_loss(
-                config.model, units.eval, num_units=config.data.num_eval_units, chunk_size=64
+                config.model,
+                units.eval,
+                num_units=config.data.num_eval_units,
+                chunk_size=64,
+                placement=placement,
             )
         self._spent = None
         if run.mechanism is not None and config.private is not None:
@@ -133,9 +151,8 @@ class _Training:
         )
         run_ahead = RunAhead()
         for batch in batches:
-            state = self._step(
-                state, jnp.asarray(batch.tokens), jnp.asarray(batch.is_padding), self._settings
-            )
+            tokens, is_padding = map(self._placement.put_examples, (batch.tokens, batch.is_padding))
+            state = self._step(state, tokens, is_padding, self._settings)
             run_ahead.follow(state)
             counters = self._count(counters, batch)
             done = batch.step + 1
@@ -148,7 +165,7 @@ class _Training:
             if window_ends:
                 last_line = self._measure(state, counters, done)
                 metrics.append(last_line)
-                state = dataclasses.replace(state, window=empty_window())
+                state = dataclasses.replace(state, window=self._placement.put_whole(empty_window()))
                 self._report(last_line)
             if saves:
                 self._checkpoints.save(
@@ -161,7 +178,9 @@ class _Training:
     def _restored_or_new(self) -> tuple[TrainState, Counters]:
         config = self._run.config
         key = jax.random.fold_in(jax.random.key(config.seed), _INITIALISATION)
-        state = init_state(config.model, config.optimizer, key)
+        shardings = self._placement.of_state(state_shapes(config.model, config.optimizer))
+        start = jax.jit(init_state, static_argnums=(0, 1), out_shardings=shardings)
+        state = start(config.model, config.optimizer, key)
         restored = self._checkpoints.restore_newest(state)
         return restored or (state, Counters())
 

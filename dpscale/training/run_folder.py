@@ -77,10 +77,15 @@ def locked(run_dir: Path) -> AbstractContextManager[None]:
     )
 
 
-def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> StartedRun:
+def start_or_resume(
+    config: RunConfig, run_dir: Path, manifest: Manifest, *, num_shards: int = 1
+) -> StartedRun:
     """Settles the run's mechanism and keys, and writes or checks `config.json`.
 
     No step may be taken before this has returned.
+
+    Args:
+      num_shards: Devices that a microbatch is divided over.
 
     Raises:
       PrivacyRefusal: A private run whose numbers do not meet its target, or a folder that
@@ -95,7 +100,7 @@ def start_or_resume(config: RunConfig, run_dir: Path, manifest: Manifest) -> Sta
         _check_unused(run_dir)
     run_id = config.run_id if saved is None else str(saved["run_id"])
     mechanism = None
-    config = _with_settled_clipping(config)
+    config = _with_settled_clipping(config, num_shards)
     if saved is not None:
         config = _with_saved_values(config, saved["config"])
         _check_same_run(_record(config, run_id, manifest), saved, where=str(run_dir))
@@ -149,13 +154,15 @@ def _with_saved_values(config: RunConfig, saved: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, private=dataclasses.replace(config.private, **settled))
 
 
-def _with_settled_clipping(config: RunConfig) -> RunConfig:
+def _with_settled_clipping(config: RunConfig, num_shards: int) -> RunConfig:
     if config.private is not None:
         batch_size = config.private.expected_batch_size
     else:
         assert config.law_fitting is not None
         batch_size = config.law_fitting.physical_batch_size
-    clipping = settled_clipping(config.model, config.clipping, batch_size=batch_size)
+    clipping = settled_clipping(
+        config.model, config.clipping, batch_size=batch_size, num_shards=num_shards
+    )
     return dataclasses.replace(config, clipping=clipping)
 
 

@@ -20,6 +20,7 @@ from dpscale.privacy.microbatches import microbatched
 from dpscale.privacy.strategies import TappedLoss
 from dpscale.training.clipping_choice import settled_clipping, strategy_of
 from dpscale.training.optimizer import Schedule, apply_update, make_adam
+from dpscale.training.placement import Placement
 
 
 @partial(
@@ -93,6 +94,12 @@ def init_state(model: ModelConfig, optimizer: OptimizerConfig, key: jax.Array) -
     )
 
 
+def state_shapes(model: ModelConfig, optimizer: OptimizerConfig) -> TrainState:
+    """Shapes and dtypes of a state; nothing is computed and no memory used."""
+    shapes: TrainState = jax.eval_shape(lambda: init_state(model, optimizer, jax.random.key(0)))
+    return shapes
+
+
 def tapped_loss(model: ModelConfig) -> TappedLoss:
     """The decoder's loss, as clipping strategies ask for it."""
     return TappedLoss(
@@ -102,9 +109,16 @@ def tapped_loss(model: ModelConfig) -> TappedLoss:
 
 
 def make_train_step(
-    model: ModelConfig, optimizer: OptimizerConfig, clipping: ClippingConfig
+    model: ModelConfig,
+    optimizer: OptimizerConfig,
+    clipping: ClippingConfig,
+    placement: Placement | None = None,
 ) -> TrainStep:
-    """Builds the compiled step. It takes the state's buffers over (donation)."""
+    """Builds the compiled step. It takes the state's buffers over (donation).
+
+    Args:
+      placement: The devices that share the step; absent: it runs where its arguments are.
+    """
     adam = make_adam(optimizer)
     clipping = settled_clipping(model, clipping)
     strategy, loss = strategy_of(clipping), tapped_loss(model)
@@ -123,6 +137,7 @@ def make_train_step(
             tokens_BxS1,
             is_padding_B,
             microbatch_size=microbatch_size,
+            sharding=None if placement is None else placement.microbatches,
         )
         mean_grad = rule(clipped, key=settings.noise_key, step=state.step)
         direction, adam_state = adam.update(mean_grad, state.adam)
@@ -135,7 +150,11 @@ def make_train_step(
             is_finite=state.is_finite & _all_finite(params),
         )
 
-    return jax.jit(train_step, donate_argnums=0)
+    if placement is None:
+        return jax.jit(train_step, donate_argnums=0)
+    state = placement.of_state(state_shapes(model, optimizer))
+    inputs = (state, placement.examples, placement.examples, placement.whole)
+    return jax.jit(train_step, donate_argnums=0, in_shardings=inputs, out_shardings=state)
 
 
 def _add_to_window(

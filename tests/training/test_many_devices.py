@@ -1,0 +1,186 @@
+"""Runs on many devices end like the same runs on one, whatever the mesh.
+
+The number of devices must be known before JAX starts, so runs train in processes of their own
+(`train_on_many_devices.py`). Keys are pinned, so that private runs meet the same noise.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from dpscale.files import read_json
+from dpscale.records import read_metrics
+from dpscale.training.checkpoint import restore_params
+
+SCRIPT = Path(__file__).parent / "train_on_many_devices.py"
+NUM_THREADS = "32"  # of XLA's pool; see tests/privacy/test_sharded_clipping.py
+
+STRATEGIES = (
+    ("vmap", "auto"),
+    ("ghost", "gram"),
+    ("bookkeeping", "gram"),
+    ("bookkeeping", "direct"),
+)
+MESHES = {2: [(2, 1, 1), (1, 2, 1), (1, 1, 2)], 4: [(2, 2, 1), (1, 2, 2)],
+          8: [(8, 1, 1), (1, 8, 1), (2, 2, 2), (4, 1, 2)]}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A run, and the mesh it takes place on."""
+
+    purpose: str
+    strategy: tuple[str, str]
+    mesh: tuple[int, int, int]
+
+    @property
+    def name(self) -> str:
+        return "-".join(map(str, (self.purpose, *self.strategy, *self.mesh)))
+
+    def on(self, mesh: tuple[int, int, int]) -> "Case":
+        return dataclasses.replace(self, mesh=mesh)
+
+
+@pytest.fixture(scope="module")
+def config_of(make_config):
+    """Configs of cases; the large `norm_eps` makes gradients well-conditioned in float32."""
+
+    def config(case: Case) -> dict[str, Any]:
+        strategy, norm_rule = case.strategy
+        sections: dict[str, Any] = {
+            "clipping": {
+                "strategy": strategy,
+                "norm_rule": norm_rule,
+                "microbatch_size": 8,
+                "l2_clip_norm": 0.5,
+            },
+            "mesh": dict(zip(("data", "fsdp", "tensor"), case.mesh, strict=True)),
+        }
+        if case.purpose == "private":
+            sections["private"] = {
+                "target_epsilon": 8.0,
+                "target_delta": 1e-5,
+                "expected_batch_size": 20,
+                "insecure_key_seed": 5,
+            }
+        made = make_config(case.purpose, **sections).to_dict()
+        return {**made, "model": {**made["model"], "norm_eps": 1.0}}
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(config_of, tmp_path_factory):
+    """Trains cases on so many devices, in one process; gives their folders."""
+    folder = tmp_path_factory.mktemp("devices")
+
+    def train(num_devices: int, cases: list[Case], *, stop_after=None, name="") -> list[Path]:
+        runs = [folder / (name or case.name) for case in cases]
+        jobs = [
+            {"config": config_of(case), "run_dir": str(run), "stop_after": stop_after}
+            for case, run in zip(cases, runs, strict=True)
+        ]
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT), json.dumps(jobs)],
+            env={
+                **os.environ,
+                "JAX_PLATFORMS": "cpu",
+                "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+                "PJRT_NPROC": NUM_THREADS,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return runs
+
+    return train
+
+
+def outcome(run_dir: Path, config_of, case: Case) -> dict[str, Any]:
+    """What a run came to, and must not depend on its devices."""
+    from dpscale.config import RunConfig
+
+    model = RunConfig.from_dict(config_of(case), where="test").model
+    result = read_json(run_dir / "result.json")
+    receipt = run_dir / "receipt.json"
+    return {
+        "params": restore_params(run_dir, model),
+        "losses": [line["train_loss"] for line in read_metrics(run_dir)],
+        "eval_loss": result["eval_loss"],
+        "run_id": result["run_id"],
+        "receipt": read_json(receipt) if receipt.exists() else None,
+    }
+
+
+def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """To float32 rounding, each array by its own size."""
+    for one, other in zip(
+        jax.tree.leaves(found["params"]), jax.tree.leaves(expected["params"]), strict=True
+    ):
+        scale = np.abs(other).max()
+        np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * scale)
+    np.testing.assert_allclose(found["losses"], expected["losses"], rtol=2e-6)
+    np.testing.assert_allclose(found["eval_loss"], expected["eval_loss"], rtol=2e-6)
+    assert found["run_id"] == expected["run_id"]
+    assert found["receipt"] == expected["receipt"]
+
+
+def check(trained, config_of, cases: list[Case]) -> None:
+    """Each case against the same run on one device."""
+    alone = list(dict.fromkeys(case.on((1, 1, 1)) for case in cases))
+    expected = {
+        case: outcome(run, config_of, case)
+        for case, run in zip(alone, trained(1, alone), strict=True)
+    }
+    by_devices = itertools.groupby(sorted(cases, key=num_devices), key=num_devices)
+    for count, group in by_devices:
+        here = list(group)
+        for case, run in zip(here, trained(count, here), strict=True):
+            assert_same(outcome(run, config_of, case), expected[case.on((1, 1, 1))])
+
+
+def num_devices(case: Case) -> int:
+    return int(np.prod(case.mesh))
+
+
+def test_runs_on_many_devices_end_like_the_same_runs_on_one(trained, config_of):
+    """Catches noise drawn anew by each device, examples counted twice, a batch cut differently."""
+    check(
+        trained,
+        config_of,
+        [
+            Case("private", STRATEGIES[2], (2, 2, 2)),
+            Case("private", STRATEGIES[0], (8, 1, 1)),
+            Case("law-fitting", STRATEGIES[3], (1, 8, 1)),
+            Case("law-fitting", STRATEGIES[1], (1, 1, 2)),
+        ],
+    )
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("purpose", ["private", "law-fitting"])
+def test_every_strategy_and_mesh(trained, config_of, purpose):
+    """The same for all of them."""
+    meshes = [mesh for group in MESHES.values() for mesh in group]
+    check(trained, config_of, [Case(purpose, s, mesh) for s in STRATEGIES for mesh in meshes])
+
+
+def test_a_run_goes_on_with_other_devices(trained, config_of):
+    """Catches a state that only its own mesh can read, and batches or noise that change with it."""
+    case = Case("private", STRATEGIES[2], (2, 2, 2))
+    (whole,) = trained(1, [case.on((1, 1, 1))], name="whole")
+    for count, mesh, stop_after in ((8, (2, 2, 2), 4), (1, (1, 1, 1), 8), (2, (1, 1, 2), None)):
+        (run,) = trained(count, [case.on(mesh)], stop_after=stop_after, name="moved")
+    expected, found = (outcome(r, config_of, case) for r in (whole, run))
+    assert_same(found, expected)
