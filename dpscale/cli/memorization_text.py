@@ -1,0 +1,149 @@
+"""The memorization part of `dpscale eval`: its options, its progress and its tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dpscale.cli.output import Output
+from dpscale.errors import InputError
+
+if TYPE_CHECKING:
+    from dpscale.data.units import PreparedUnits
+    from dpscale.evaluation.memorization import OnProgress
+    from dpscale.evaluation.memorization_rates import MatchRates, Rate, RateComparison
+    from dpscale.evaluation.memorization_report import MemorizationReport
+    from dpscale.inference.trained import TrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorizationOptions:
+    """Options of the memorization test."""
+
+    num_units: int = 1000
+    """How many training units to test, and as many held-out ones as control."""
+    prefix_tokens: int = 50
+    """How many tokens of a unit are the prompt."""
+    continuation_tokens: int = 50
+    """How many tokens after them are compared."""
+    seed: int = 0
+    """Of the draw of units."""
+
+
+def run_memorization(
+    trained: "TrainedModel",
+    options: MemorizationOptions,
+    output: Output,
+    *,
+    data: Path | None = None,
+) -> dict[str, Any]:
+    """Tests a model on its training units, prints what was found, and returns it. NOT PRIVATE.
+
+    Args:
+      data: The prepared folder that the model was trained on; absent: the one in its config.
+
+    Raises:
+      InputError: No such folder, or one that the model was not trained on.
+    """
+    from dpscale.evaluation.memorization import MemorizationTest, measure_memorization
+    from dpscale.inference.generation import Generator
+
+    test = MemorizationTest(
+        num_units=options.num_units,
+        prefix_tokens=options.prefix_tokens,
+        continuation_tokens=options.continuation_tokens,
+        seed=options.seed,
+    )
+    units = _training_units(trained, data)
+    if trained.config is None:
+        output.warn(f"an imported model: whether it was trained on {units.folder} is not known.")
+    found = measure_memorization(
+        Generator(trained.model, trained.params),
+        test,
+        train=units.train,
+        held_out=units.eval,
+        on_progress=_on_progress(output),
+    )
+    print_memorization(found, output)
+    return found.to_dict()
+
+
+def print_memorization(report: "MemorizationReport", output: Output) -> None:
+    """Tables of rates, how the sides compare, and how to read them."""
+    rows = [
+        _row("training", report.train),
+        *(
+            _row(f"  occurs {bucket.label}", bucket.rates)
+            for bucket in report.train_by_occurrences
+            if bucket.rates.exact.num_units
+        ),
+        _row("held out", report.held_out),
+    ]
+    if report.held_out_in_training.exact.num_units:
+        rows.append(_row("  (in training)", report.held_out_in_training))
+    output.say(
+        f"prefix {report.prefix_tokens} tokens, greedy continuation "
+        f"{report.continuation_tokens}; approximate: edit distance at most "
+        f"{report.allowed_distance} tokens; [95 % interval]"
+    )
+    output.table(("units", "tested", "exact", "approximate"), rows)
+    for name, comparison in (
+        ("exact", report.exact_comparison),
+        ("approximate", report.approximate_comparison),
+    ):
+        output.say(_comparison(name, comparison))
+    for note in report.notes:
+        output.say(f"- {note}")
+
+
+def _training_units(trained: "TrainedModel", data: Path | None) -> "PreparedUnits":
+    from dpscale.data.units import open_units
+    from dpscale.files import read_json
+    from dpscale.records import CONFIG_FILE
+
+    if data is None:
+        if trained.config is None:
+            raise InputError(
+                "--data", "an imported model does not say what it was trained on; name the folder."
+            )
+        data = Path(trained.config.data.path)
+    units = open_units(data)
+    if units.manifest.tokenizer_sha256 != trained.tokenizer.sha256:
+        raise InputError("--data", f"{data} was prepared with another tokenizer than the model's.")
+    if trained.config is not None:
+        trained_on = read_json(trained.folder / CONFIG_FILE).get("data_hash")
+        if trained_on != units.manifest.data_hash:
+            raise InputError("--data", f"{data} does not hold the units of this run.")
+    return units
+
+
+def _on_progress(output: Output) -> "OnProgress":
+    """Says at each tenth where the work stands."""
+    said = ("", -1)
+
+    def on_progress(doing: str, done: int, total: int) -> None:
+        nonlocal said
+        now = (doing, 10 * done // total)
+        if now != said:
+            output.progress(f"{doing}: {done}/{total}")
+            said = now
+
+    return on_progress
+
+
+def _row(name: str, rates: "MatchRates") -> tuple[str, str, str, str]:
+    return name, str(rates.exact.num_units), _rate(rates.exact), _rate(rates.approximate)
+
+
+def _rate(rate: "Rate") -> str:
+    if rate.rate is None:
+        return "-"
+    return f"{rate.matches} = {rate.rate:.2%} [{rate.lower:.2%}, {rate.upper:.2%}]"
+
+
+def _comparison(name: str, found: "RateComparison | None") -> str:
+    if found is None:
+        return f"{name}: no held-out unit to compare with"
+    return (
+        f"{name}: training above held out by {found.difference:.2%} "
+        f"[{found.lower:.2%}, {found.upper:.2%}], one-sided p = {found.p_value:.2g}"
+    )
