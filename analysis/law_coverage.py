@@ -26,13 +26,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dpscale.scaling.budget import Budget, BudgetAccounting
-from dpscale.scaling.candidates import list_candidates
-from dpscale.scaling.fit import fit_law
+from dpscale.scaling.advice.budget import Budget, BudgetAccounting
+from dpscale.scaling.advice.candidates import list_candidates
+from dpscale.scaling.fitting.fit import fit_law
 from dpscale.scaling.forms import FORMS, Array
-from dpscale.scaling.law import ScalingLaw
-from dpscale.scaling.runs import select_runs
-from dpscale.scaling.scores import FORM_NAMES, FormName
+from dpscale.scaling.law.law import ScalingLaw
+from dpscale.scaling.law.scores import FORM_NAMES, FormName
+from dpscale.scaling.reading.runs import select_runs
 from dpscale.scaling.synthetic import BATCH, SEQ_LEN, VOCAB_SIZE, SyntheticSweep
 
 Spent = tuple[float, float, int]

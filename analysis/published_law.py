@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dpscale.scaling.budget import Budget
-from dpscale.scaling.optima import Optima, Optimum, read_optima
-from dpscale.scaling.published import find_law, find_table
-from dpscale.scaling.recommend import Recommendation, recommend
+from dpscale.scaling.advice.budget import Budget
+from dpscale.scaling.advice.recommend import Recommendation, recommend
+from dpscale.scaling.law.published import find_law, find_table
+from dpscale.scaling.reading.optima import Optima, Optimum, read_optima
 
 TABLE = "embedded:mckenna2025-table2"
 NEARLY = 2.0

@@ -46,6 +46,9 @@ ALLOWED = {
 }
 """What each part may import besides itself and `EVERYWHERE`; `cli` may import anything."""
 
+SCALING = ("forms", "reading", "curves", "law", "fitting", "synergy", "advice", "figures")
+"""Parts of `scaling`: each may import those before it."""
+
 NO_JAX = ("jax", "jaxlib", "flax", "optax", "orbax", "grain")
 
 
@@ -97,6 +100,17 @@ def test_imports_follow_the_table(path: Path) -> None:
         return
     assert part in ALLOWED, f"dpscale.{part} is missing from the table"
     assert violations(part, list(imports(path))) == []
+
+
+def test_parts_of_scaling_build_on_those_before_them() -> None:
+    folder = PACKAGE / "scaling"
+    for path in folder.rglob("*.py"):
+        part = path.relative_to(folder).with_suffix("").parts[0]
+        if part not in SCALING:
+            continue
+        later = {f"dpscale.scaling.{name}" for name in SCALING[SCALING.index(part) + 1 :]}
+        found = {".".join(name.split(".")[:3]) for name in imports(path)}
+        assert not later & found, path
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))

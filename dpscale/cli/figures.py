@@ -40,11 +40,11 @@ class Options(CommonOptions):
 
 def run(options: Options, output: Output) -> ExitCode:
     """Draws and says where."""
-    from dpscale.scaling.budget import Budget
-    from dpscale.scaling.figures import draw_budget_figures, draw_figures
-    from dpscale.scaling.published import find_law
-    from dpscale.scaling.runs import read_runs
-    from dpscale.scaling.smoothing import smooth
+    from dpscale.scaling.advice.budget import Budget
+    from dpscale.scaling.curves.smoothing import smooth
+    from dpscale.scaling.figures.figures import draw_budget_figures, draw_figures
+    from dpscale.scaling.law.published import find_law
+    from dpscale.scaling.reading.runs import read_runs
 
     law = find_law(options.law)
     size = whole_number("--dataset-size", options.dataset_size)

@@ -13,9 +13,9 @@ from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
-    from dpscale.scaling.law import ScalingLaw
-    from dpscale.scaling.scores import HeldOut
-    from dpscale.scaling.smoothing import PlanCurve
+    from dpscale.scaling.curves.smoothing import PlanCurve
+    from dpscale.scaling.law.law import ScalingLaw
+    from dpscale.scaling.law.scores import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Options(CommonOptions):
 
 def run(options: Options, output: Output) -> ExitCode:
     """Fits, reports, writes the law and its figures."""
-    from dpscale.scaling.lawfile import save_law
+    from dpscale.scaling.law.lawfile import save_law
 
     if options.bootstraps < 2:
         raise InputError("--bootstraps", f"expected at least 2, found {options.bootstraps}.")
@@ -59,7 +59,7 @@ def run(options: Options, output: Output) -> ExitCode:
     save_law(law, options.out)
     figures: list[Path] = []
     if options.figures is not None:
-        from dpscale.scaling.figures import draw_figures
+        from dpscale.scaling.figures.figures import draw_figures
 
         figures = draw_figures(law, curves, options.figures)
     _print(law, output)
@@ -70,9 +70,9 @@ def run(options: Options, output: Output) -> ExitCode:
 
 def _fit_runs(options: Options, output: Output) -> "tuple[ScalingLaw, list[PlanCurve]]":
     """The law of a sweep's runs, and the curves it was fitted to."""
-    from dpscale.scaling.fit import fit_law
-    from dpscale.scaling.runs import RunFormat, read_runs
-    from dpscale.scaling.smoothing import smooth
+    from dpscale.scaling.curves.smoothing import smooth
+    from dpscale.scaling.fitting.fit import fit_law
+    from dpscale.scaling.reading.runs import RunFormat, read_runs
 
     format: RunFormat = "mckenna2025" if options.format == "mckenna2025" else "dpscale"
     runs = read_runs(options.runs, target=options.target, format=format)
@@ -85,9 +85,9 @@ def _fit_runs(options: Options, output: Output) -> "tuple[ScalingLaw, list[PlanC
 
 def _fit_optima(options: Options, output: Output) -> "tuple[ScalingLaw, list[PlanCurve]]":
     """The law of a table of optima, behind which there are no curves."""
-    from dpscale.scaling.optima import read_optima
-    from dpscale.scaling.optima_law import fit_optima_law
-    from dpscale.scaling.published import find_table
+    from dpscale.scaling.fitting.optima_law import fit_optima_law
+    from dpscale.scaling.law.published import find_table
+    from dpscale.scaling.reading.optima import read_optima
 
     if options.form == "semi-parametric":
         raise InputError("--form", "semi-parametric needs curves, and a table of optima has none.")

@@ -36,8 +36,8 @@ class Options(CommonOptions):
 
 def run(options: Options, output: Output) -> ExitCode:
     """Answers for one point."""
-    from dpscale.scaling.predict import predict
-    from dpscale.scaling.published import find_law
+    from dpscale.scaling.advice.predict import predict
+    from dpscale.scaling.law.published import find_law
 
     found = predict(
         find_law(options.law),

@@ -13,9 +13,9 @@ from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
-    from dpscale.scaling.budget import Budget
-    from dpscale.scaling.law import ScalingLaw
-    from dpscale.scaling.limits import Limits
+    from dpscale.scaling.advice.budget import Budget
+    from dpscale.scaling.advice.limits import Limits
+    from dpscale.scaling.law.law import ScalingLaw
 
 DEFAULT_DATASET_SIZE = 100_000_000
 
@@ -84,7 +84,7 @@ class _Question:
 
 def run(options: Options, output: Output) -> ExitCode:
     """Answers for one budget."""
-    from dpscale.scaling.published import find_law
+    from dpscale.scaling.law.published import find_law
 
     limits = _limits(options)
     law = find_law(options.law)
@@ -94,8 +94,8 @@ def run(options: Options, output: Output) -> ExitCode:
 
     from dpscale.cli.recommendation_text import as_json, print_recommendation
     from dpscale.files import write_json_atomically, write_text_atomically
-    from dpscale.scaling.recommend import recommend
-    from dpscale.scaling.run_config import private_config_toml
+    from dpscale.scaling.advice.recommend import recommend
+    from dpscale.scaling.advice.run_config import private_config_toml
 
     best = recommend(
         law,
@@ -131,7 +131,7 @@ _LIMITS = ("max_params", "max_batch", "min_iterations", "max_epochs")
 
 
 def _limits(options: Options) -> "Limits":
-    from dpscale.scaling.limits import Limits
+    from dpscale.scaling.advice.limits import Limits
 
     rate = options.learning_rate
     if rate is not None and not 0 < rate < math.inf:
@@ -141,7 +141,7 @@ def _limits(options: Options) -> "Limits":
 
 def _question(options: Options, law: "ScalingLaw") -> _Question:
     """Fills in what was not asked for, and says so."""
-    from dpscale.scaling.budget import Budget
+    from dpscale.scaling.advice.budget import Budget
 
     assumptions: dict[str, str] = {}
     manifest = {} if options.data is None else _read_manifest(options.data)

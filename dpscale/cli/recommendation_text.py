@@ -4,10 +4,10 @@ import dataclasses
 from typing import Any
 
 from dpscale.cli.output import Output
-from dpscale.scaling.law import FORMS_WITH_BATCH, ScalingLaw
-from dpscale.scaling.limits import Limits
-from dpscale.scaling.near_optimal import Member
-from dpscale.scaling.recommend import Recommendation
+from dpscale.scaling.advice.limits import Limits
+from dpscale.scaling.advice.near_optimal import Member
+from dpscale.scaling.advice.recommend import Recommendation
+from dpscale.scaling.law.law import FORMS_WITH_BATCH, ScalingLaw
 
 PREFERENCES = {
     "loss": "the least predicted loss",

@@ -113,8 +113,8 @@ def _draw(base: "Setting", noise: "ExactNoise", folder: Path, output: Output) ->
     """One field after the other, each on disk before the next is begun."""
     from rich.progress import Progress
 
+    from dpscale.scaling.figures.synergy_figures import write_field
     from dpscale.scaling.synergy import PAIRS, field, field_settings
-    from dpscale.scaling.synergy_figures import write_field
 
     files: list[Path] = []
     with Progress(console=output.progress_console) as progress:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from dpscale.compute import count_params, train_flops
 from dpscale.scaling.forms import FORMS, Array, Points, noise_floor
-from dpscale.scaling.law import FORMS_WITH_BATCH
+from dpscale.scaling.law.law import FORMS_WITH_BATCH
 from dpscale.sizes import ladder_shape
 
 SEQ_LEN, VOCAB_SIZE, BATCH = 64, 1024, 64

@@ -16,7 +16,7 @@ from dpscale.cli.output import CommonOptions, Output
 from dpscale.cli.verbs import VERBS, Verb
 from dpscale.errors import InputError, PrivacyRefusal, RunInterrupted
 from dpscale.scaling.forms import FORMS
-from dpscale.scaling.scores import FORM_NAMES
+from dpscale.scaling.law.scores import FORM_NAMES
 
 
 @dataclass(frozen=True, kw_only=True)

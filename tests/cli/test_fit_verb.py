@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dpscale.cli.main import main
-from dpscale.scaling.lawfile import load_law
+from dpscale.scaling.law.lawfile import load_law
 
 HEADER = (
     "run_id,purpose,status,error,seed,num_params,width,seq_len,vocab_size,physical_batch_size,"

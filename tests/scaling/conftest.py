@@ -10,9 +10,9 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from dpscale.scaling.budget import Accounting, Budget, Noise
-from dpscale.scaling.law import ScalingLaw
-from dpscale.scaling.published import find_law
+from dpscale.scaling.advice.budget import Accounting, Budget, Noise
+from dpscale.scaling.law.law import ScalingLaw
+from dpscale.scaling.law.published import find_law
 from dpscale.scaling.synthetic import SyntheticSweep
 
 

@@ -12,8 +12,8 @@ from scipy.stats import norm
 
 from dpscale.errors import InputError
 from dpscale.scaling import synergy
+from dpscale.scaling.figures.synergy_figures import COLUMNS, write_field
 from dpscale.scaling.synergy import BUDGETS, PAIRS, ExactNoise, Setting, doublings, field, reading
-from dpscale.scaling.synergy_figures import COLUMNS, write_field
 
 BASE = Setting(
     epsilon=2.0, delta=1e-8, dataset_size=1_000_000, expected_batch_size=1000, iterations=500
