@@ -70,7 +70,7 @@ def train(
       InputError: Config and data do not fit each other.
     """
     units = open_units(config.data.path)
-    placement = Placement.of(config.mesh)
+    placement = Placement.of(config.mesh, config.model)
     with locked(run_dir):
         run = start_or_resume(
             config, run_dir, units.manifest, num_shards=placement.num_batch_shards

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
 
-from dpscale.config import MeshConfig
+from dpscale.config import MeshConfig, ModelConfig
 from dpscale.errors import InputError
 
 DATA, FSDP, TENSOR = "data", "fsdp", "tensor"
@@ -40,12 +40,13 @@ arXiv 1909.08053). Norm scales are small, and held whole by all."""
 
 @dataclass(frozen=True)
 class Placement:
-    """The mesh of a run, with axes `data`, `fsdp` and `tensor`."""
+    """The mesh of a run, with axes `data`, `fsdp` and `tensor`, and the model on it."""
 
     mesh: Mesh
+    model: ModelConfig
 
     @classmethod
-    def of(cls, config: MeshConfig) -> "Placement":
+    def of(cls, config: MeshConfig, model: ModelConfig) -> "Placement":
         """All devices, arranged as configured.
 
         Raises:
@@ -53,7 +54,7 @@ class Placement:
         """
         sizes = _mesh_sizes(config, jax.device_count())
         axis_types = (AxisType.Auto,) * len(sizes)
-        return cls(jax.make_mesh(sizes, (DATA, FSDP, TENSOR), axis_types=axis_types))
+        return cls(jax.make_mesh(sizes, (DATA, FSDP, TENSOR), axis_types=axis_types), model)
 
     @property
     def num_batch_shards(self) -> int:
@@ -78,7 +79,8 @@ class Placement:
     def of_state(self, shapes: Any) -> Any:
         """The sharding of each leaf of a train state, or of parameters; by path and shape.
 
-        An axis that its mesh axis does not divide is held whole.
+        An axis that its mesh axis does not divide is held whole, and so is one of heads that
+        would be cut in two: few key-value heads are computed by every device.
         """
         return jax.tree_util.tree_map_with_path(self._of_leaf, shapes)
 
@@ -87,11 +89,21 @@ class Placement:
         axes = next((axes for end, axes in _PARAM_AXES.items() if name.endswith(end)), ())
         if len(axes) != len(leaf.shape):
             return self.whole
+        parts = dict(self.mesh.shape)
+        if self._num_heads(name) % parts[TENSOR]:
+            axes = tuple(None if axis == TENSOR else axis for axis in axes)
         divided = [
-            axis if axis is not None and size % self.mesh.shape[axis] == 0 else None
+            axis if axis is not None and size % parts[axis] == 0 else None
             for axis, size in zip(axes, leaf.shape, strict=True)
         ]
         return self._divided(*divided)
+
+    def _num_heads(self, name: str) -> int:
+        """Heads that a parameter's channels are of; 0, which all divide, where they are of none."""
+        if "attention/" not in name:
+            return 0
+        is_shared = "key/" in name or "value/" in name
+        return self.model.num_kv_heads if is_shared else self.model.num_heads
 
     def _divided(self, *axes: str | tuple[str, ...] | None) -> NamedSharding:
         return NamedSharding(self.mesh, P(*axes))  # type: ignore[no-untyped-call]
