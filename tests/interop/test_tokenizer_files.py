@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import lzma
+import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,7 @@ class Rules:
                 symbols.append(character)
             elif self.model["byte_fallback"]:
                 symbols += [f"<0x{byte:02X}>" for byte in character.encode()]
-            elif symbols[-1:] != [self.model["unk_token"]]:
+            elif not (self.model["fuse_unk"] and symbols[-1:] == [self.model["unk_token"]]):
                 symbols.append(self.model["unk_token"])
         while pairs := [p for p in itertools.pairwise(symbols) if p in self.ranks]:
             best = min(pairs, key=self.ranks.__getitem__)
@@ -163,6 +164,26 @@ def test_other_kinds_of_models_have_our_ids(kind: str, speeches: list[str], tmp_
     texts = [speech[start : start + 150] for speech in speeches for start in (0, 1000, 2000)]
     for text in [*texts, *ODD, "the  nation   thethe<turn>\n\n\n", "  the  "]:
         assert rules.encode(text) == ids_of(tokenizer, text)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", [*KINDS, "embedded"])
+def test_the_library_has_our_ids_and_our_text(
+    kind: str, speeches: list[str], tmp_path: Path
+) -> None:
+    from tokenizers import Tokenizer as TheirTokenizer
+
+    tokenizer = TOKENIZERS[NAMES[0]]
+    if kind != "embedded":
+        tokenizer = trained(speeches[:6], tmp_path / "a.model", **KINDS[kind])
+    theirs = TheirTokenizer.from_str(json.dumps(tokenizer_json(SentencepieceModel(tokenizer))))
+    draw = random.Random(1)
+    letters = [draw.choices("aethnis   o.1\n\u2581é日🐳\u0301</s>", k=12) for _ in range(1000)]
+    runs = ["".join(draw.choices(some, k=draw.randrange(50))) for some in letters]
+    for text in [*speeches, *ODD, *runs]:
+        ids = ids_of(tokenizer, text)
+        assert theirs.encode(text).ids == ids
+        assert theirs.decode(ids) == tokenizer.decode(ids)
 
 
 @pytest.mark.parametrize(
