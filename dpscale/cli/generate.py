@@ -82,7 +82,7 @@ def _warn_of_length(
 ) -> None:
     from dpscale.inference.continuations import prompt_tokens
 
-    longest = max(len(prompt_tokens(trained.tokenizer, prompt)) for prompt in prompts)
+    longest = max(len(prompt_tokens(trained, prompt)) for prompt in prompts)
     if longest + options.max_tokens > trained.model.seq_len:
         output.warn(
             f"prompt and --max-tokens are {longest + options.max_tokens} tokens; the model was "

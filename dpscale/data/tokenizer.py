@@ -82,6 +82,22 @@ class Tokenizer:
         decoded: str = self._processor.decode([int(token) for token in ids])
         return decoded
 
+    def token_bytes(self) -> npt.NDArray[np.int64]:
+        """How many bytes of UTF-8 text each token stands for, int64[vocab_size].
+
+        The mark of a space is one byte, a token that is a byte of its own one; control tokens and
+        the unknown token stand for none.
+        """
+        return np.array([self._num_bytes(token) for token in range(self.vocab_size)], np.int64)
+
+    def _num_bytes(self, token: int) -> int:
+        model = self._processor
+        if model.is_byte(token):
+            return 1
+        if model.is_control(token) or model.is_unknown(token) or model.is_unused(token):
+            return 0
+        return len(model.id_to_piece(token).replace("\u2581", " ").encode())
+
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._processor.encode(text)
         return ids

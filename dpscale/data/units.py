@@ -65,6 +65,16 @@ class UnitArray:
         return gathered
 
 
+def spread_indices(num_units: int, count: int) -> npt.NDArray[np.int64]:
+    """`count` of `num_units` indices, spread evenly from the first to the last; all, if above.
+
+    >>> spread_indices(9, 3).tolist()
+    [0, 4, 8]
+    """
+    count = min(count, num_units)
+    return np.linspace(0, num_units - 1, count).round().astype(np.int64)
+
+
 @dataclass(frozen=True)
 class PreparedUnits:
     """A prepared folder: its manifest, and the units of both sides."""

@@ -19,7 +19,8 @@ from dpscale.training.checkpoint import restore_params
 class TrainedModel:
     """A model, its parameters (float32) and the tokenizer of its text.
 
-    `config` is the run's; None for a model that was imported.
+    `config` is the run's; None for a model that was imported. `bos_id` is the token that each text
+    of an imported model begins with, where it has one; ours have none.
     """
 
     folder: Path
@@ -27,6 +28,7 @@ class TrainedModel:
     params: Params
     tokenizer: Tokenizer
     config: RunConfig | None
+    bos_id: int | None = None
 
 
 def open_trained(folder: Path) -> TrainedModel:
@@ -37,10 +39,14 @@ def open_trained(folder: Path) -> TrainedModel:
     """
     imported = folder / IMPORTED_FILE
     if imported.exists():
-        fields = read_json(imported).get("model")
-        model = build(ModelConfig, fields or {}, where=f"{imported}: model")
+        record = read_json(imported)
+        model = build(ModelConfig, record.get("model") or {}, where=f"{imported}: model")
         tokenizer = Tokenizer(folder / TOKENIZER_FILE, where=str(folder))
-        return TrainedModel(folder, model, restore_params(folder, model), tokenizer, None)
+        bos_id = record.get("bos_id")
+        if bos_id == tokenizer.eos_id:
+            bos_id = None  # one of ours that was exported: eos begins a bare text only
+        params = restore_params(folder, model)
+        return TrainedModel(folder, model, params, tokenizer, None, bos_id)
     path = folder / CONFIG_FILE
     if not path.exists():
         raise InputError(str(folder), f"no run here ({CONFIG_FILE} is missing).")

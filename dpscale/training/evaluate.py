@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpscale.config import ModelConfig
-from dpscale.data.units import UnitArray
+from dpscale.data.units import UnitArray, spread_indices
 from dpscale.model.decoder import per_example_loss
 from dpscale.training.placement import Placement
 
@@ -36,7 +36,7 @@ def make_eval_loss(
     count = min(num_units, len(units))
     if count == 0:
         raise ValueError("Expected at least 1 unit to evaluate on.")
-    tokens = units.gather(np.linspace(0, len(units) - 1, count).round().astype(np.int64))
+    tokens = units.gather(spread_indices(len(units), count))
     chunk_size = min(chunk_size, count)
     num_chunks = -(-count // chunk_size)
     padded = np.zeros((num_chunks * chunk_size, tokens.shape[1]), np.int32)

@@ -1,5 +1,6 @@
 """Prompts to texts, through a real tokenizer."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -51,7 +52,7 @@ def texts(trained, prompts, *, batch_size=2, **options):
 
 def test_texts_are_those_of_the_generator(trained, tokenizer):
     """Catches texts that lose their order, their number or their prompt between batches."""
-    tokens = [prompt_tokens(tokenizer, prompt) for prompt in PROMPTS]
+    tokens = [prompt_tokens(trained, prompt) for prompt in PROMPTS]
     expected = generate(
         Generator(trained.model, trained.params),
         tokens,
@@ -67,9 +68,16 @@ def test_texts_are_those_of_the_generator(trained, tokenizer):
     assert [tokenizer.decode(p) + t.text for p, t in zip(tokens, got, strict=True)] == whole
 
 
-def test_an_empty_prompt_begins_a_document(tokenizer):
+def test_an_empty_prompt_begins_a_document(trained, tokenizer):
     """Catches a model that is asked to go on from nothing."""
-    assert prompt_tokens(tokenizer, "") == [tokenizer.eos_id]
+    assert prompt_tokens(trained, "") == [tokenizer.eos_id]
+
+
+def test_an_imported_model_gets_the_beginning_that_it_was_trained_with(trained):
+    """Catches a published model that is asked without it."""
+    imported = dataclasses.replace(trained, bos_id=2)
+    assert prompt_tokens(imported, "") == [2]
+    assert prompt_tokens(imported, "Ahab") == [2, *prompt_tokens(trained, "Ahab")]
 
 
 def test_pieces_add_up_to_the_texts(trained):
