@@ -106,10 +106,7 @@ def _ours(options: Options, output: Output) -> dict[str, Any]:
     if request is not None:
         from dpscale.evaluation.harness import score_tasks
 
-        def on_progress(doing: str, done: int, total: int) -> None:
-            output.progress(f"{doing}: {done}/{total}")
-
-        scores = score_tasks(trained, request, on_progress=on_progress)
+        scores = score_tasks(trained, request, on_progress=output.tenths())
         answer["tasks"] = _shown(scores, output)
     return answer
 
@@ -155,7 +152,11 @@ def _held_out(trained: "TrainedModel", options: Options, output: Output) -> dict
         )
     num_units = options.num_units or (config and config.data.num_eval_units) or _HELD_OUT_UNITS
     found = measure_held_out(
-        Scorer(trained.model, trained.params), trained.tokenizer, units.eval, num_units=num_units
+        Scorer(trained.model, trained.params),
+        trained.tokenizer,
+        units.eval,
+        num_units=num_units,
+        on_progress=output.tenths(),
     )
     output.say(
         f"{units.folder}: {found.num_units:,} held-out units, {found.num_tokens:,} tokens, "

@@ -9,7 +9,6 @@ from dpscale.errors import InputError
 
 if TYPE_CHECKING:
     from dpscale.data.units import PreparedUnits
-    from dpscale.evaluation.memorization import OnProgress
     from dpscale.evaluation.memorization_rates import MatchRates, Rate, RateComparison
     from dpscale.evaluation.memorization_report import MemorizationReport
     from dpscale.inference.trained import TrainedModel
@@ -61,7 +60,7 @@ def run_memorization(
         test,
         train=units.train,
         held_out=units.eval,
-        on_progress=_on_progress(output),
+        on_progress=output.tenths(),
     )
     print_memorization(found, output)
     return found.to_dict()
@@ -114,20 +113,6 @@ def _training_units(trained: "TrainedModel", data: Path | None) -> "PreparedUnit
         if trained_on != units.manifest.data_hash:
             raise InputError("--data", f"{data} does not hold the units of this run.")
     return units
-
-
-def _on_progress(output: Output) -> "OnProgress":
-    """Says at each tenth where the work stands."""
-    said = ("", -1)
-
-    def on_progress(doing: str, done: int, total: int) -> None:
-        nonlocal said
-        now = (doing, 10 * done // total)
-        if now != said:
-            output.progress(f"{doing}: {done}/{total}")
-            said = now
-
-    return on_progress
 
 
 def _row(name: str, rates: "MatchRates") -> tuple[str, str, str, str]:

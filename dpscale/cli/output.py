@@ -1,7 +1,7 @@
 """Where a verb's words go: people read stdout as it comes, machines get one JSON object."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,19 @@ class Output:
     def progress(self, text: str) -> None:
         """Where long work stands, on stderr."""
         self.progress_console.print(text, markup=False)
+
+    def tenths(self) -> Callable[[str, int, int], None]:
+        """Reports (what, how much is done, of how much) at each tenth of it, on stderr."""
+        said = ("", -1)
+
+        def on_progress(doing: str, done: int, total: int) -> None:
+            nonlocal said
+            now = (doing, 10 * done // total)
+            if now != said:
+                self.progress(f"{doing}: {done}/{total}")
+                said = now
+
+        return on_progress
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A small table for people, on stdout; nothing under `--json`."""

@@ -3,13 +3,10 @@
 The class is made inside a function, because the harness is optional and a class needs its base.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from dpscale.evaluation.answers import Answers
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how many requests are answered, and of how many."""
+from dpscale.evaluation.progress import OnProgress, counted
 
 
 def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
@@ -17,16 +14,6 @@ def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
     from lm_eval.models.utils import normalize_gen_kwargs
-
-    def counted(doing: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def on_done(count: int) -> None:
-            nonlocal done
-            done += count
-            on_progress(doing, done, total)
-
-        return on_done
 
     class Adapter(TemplateLM):  # type: ignore[misc]
         """Requests in text to requests in tokens, by the harness's own rules."""
@@ -60,7 +47,9 @@ def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
             self, requests: list[Any], disable_tqdm: bool = False, **kwargs: Any
         ) -> list[tuple[float, bool]]:
             pairs = [(context, continuation) for _, context, continuation in requests]
-            return answers.log_likelihoods(pairs, counted("scoring choices", len(pairs)))
+            return answers.log_likelihoods(
+                pairs, counted(on_progress, "scoring choices", len(pairs))
+            )
 
         def loglikelihood_rolling(
             self, requests: list[Any], disable_tqdm: bool = False
@@ -78,7 +67,7 @@ def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
             return totals
 
         def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
-            on_done = counted("writing answers", len(requests))
+            on_done = counted(on_progress, "writing answers", len(requests))
             alike: dict[tuple[tuple[str, ...], int], list[int]] = {}
             for index, request in enumerate(requests):
                 settings = normalize_gen_kwargs(request.args[1], default_max_gen_toks=256)

@@ -10,18 +10,16 @@ import importlib.util
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dpscale.errors import InputError
 from dpscale.evaluation.answers import Answers
+from dpscale.evaluation.progress import OnProgress
 from dpscale.evaluation.tasks import write_definitions
 from dpscale.inference.trained import TrainedModel
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, how many requests are answered, and of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)

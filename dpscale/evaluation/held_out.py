@@ -5,8 +5,7 @@ at each. Bits per byte do not: the total is divided by the bytes of the text tha
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from dpscale.data.tokenizer import Tokenizer
 from dpscale.data.units import UnitArray, spread_indices
 from dpscale.errors import InputError
+from dpscale.evaluation.progress import OnProgress, counted
 from dpscale.inference.scoring import Scorer
 
 _Z95 = 1.959963984540054
@@ -48,8 +48,6 @@ class HeldOutLoss:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        from dataclasses import asdict
-
         return asdict(self)
 
 
@@ -59,7 +57,7 @@ def measure_held_out(
     units: UnitArray,
     *,
     num_units: int,
-    on_scored: Callable[[int], None] | None = None,
+    on_progress: OnProgress = lambda _doing, _done, _total: None,
 ) -> HeldOutLoss:
     """Scores units that are spread evenly over `units`, and always the same ones.
 
@@ -69,7 +67,6 @@ def measure_held_out(
 
     Args:
       num_units: How many; above `len(units)` all are scored.
-      on_scored: Called with the number of units that were just scored.
 
     Raises:
       InputError: There is no unit.
@@ -77,6 +74,7 @@ def measure_held_out(
     if len(units) == 0 or num_units < 1:
         raise InputError("--num-units", f"expected at least 1 of {len(units)} held-out units.")
     tokens = units.gather(spread_indices(len(units), num_units))
+    on_scored = counted(on_progress, "scoring units", len(tokens))
     scores = scorer.score(tokens.tolist(), on_scored=on_scored)
     nats = np.array([-score.log_probs.astype(np.float64).sum() for score in scores])
     num_bytes = tokenizer.token_bytes()[tokens[:, 1:]].sum(axis=1)

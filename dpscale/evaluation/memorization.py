@@ -17,14 +17,12 @@ from dpscale.errors import InputError
 from dpscale.evaluation.edit_distance import edit_distances
 from dpscale.evaluation.memorization_report import ContinuedUnits, MemorizationReport, report
 from dpscale.evaluation.occurrences import count_occurrences
+from dpscale.evaluation.progress import OnProgress
 from dpscale.inference.generation import Generator, generate
 from dpscale.inference.sampling import Sampling
 
 _BATCH_SIZE = 64
 """Units continued at once; it changes no text."""
-
-OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, for people, how many units are done, and of how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
