@@ -1,7 +1,7 @@
 """`dpscale train`: one run, private or law-fitting."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +38,13 @@ class Options(CommonOptions):
     """The run's folder; by default runs/ and the run's id."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Replace a setting, as in --set optimizer.learning_rate=0.01; may be repeated."""
+    coordinator: str | None = None
+    """A run over several hosts: HOST:PORT of the first. Start the same command on each. On Slurm
+    (srun) and on TPU slices they find each other by themselves."""
+    num_hosts: int | None = None
+    """How many hosts there are."""
+    host_index: int | None = None
+    """Which of them this is, from 0."""
 
 
 def run(options: Options, output: Output) -> ExitCode:
@@ -48,13 +55,23 @@ def run(options: Options, output: Output) -> ExitCode:
     config = load_run_config(options.config, options.set)
     run_dir = options.out or Path("runs") / config.run_id
     from dpscale.records import Status
-    from dpscale.training.interruption import stop_on_signals
+    from dpscale.training.hosts import Hosts, is_first, join
+    from dpscale.training.interruption import StopRequest, stop_on_signals
     from dpscale.training.loop import train
 
-    _announce(config, run_dir, output)
-    with stop_on_signals() as stop, _progress(config, output) as observe:
+    hosts = Hosts(
+        coordinator=options.coordinator,
+        num_hosts=options.num_hosts,
+        host_index=options.host_index,
+    )
+    # Among several hosts JAX takes SIGTERM itself, and lets them agree where to stop.
+    signals = nullcontext(StopRequest()) if join(hosts) else stop_on_signals()
+    if is_first():
+        _announce(config, run_dir, output)
+    with signals as stop, _progress(config, output) as observe:
         result = train(config, run_dir, stop=stop, observe=observe)
-    _report(result, run_dir, output)
+    if is_first():
+        _report(result, run_dir, output)
     return ExitCode.OK if result.status is Status.FINISHED else ExitCode.FAILED_POINTS
 
 

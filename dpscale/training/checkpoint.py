@@ -22,6 +22,7 @@ from dpscale.files import read_json, write_json_atomically
 from dpscale.model.decoder import Params, params_shapes
 from dpscale.records import CHECKPOINTS_DIR
 from dpscale.schema import build
+from dpscale.training.hosts import agreed_by_first, is_first, wait_for_all
 from dpscale.training.step import TrainState
 
 Restored = TypeVar("Restored")
@@ -68,8 +69,9 @@ class Checkpoints:
             ),
         )
         if not self._reads_only:
-            for step in set(self._manager.all_steps()) - set(self._finished_steps()):
+            for step in sorted(set(self._manager.all_steps()) - set(self._finished_steps())):
                 self._manager.delete(step)  # killed at the end of its save
+        wait_for_all("checkpoints are open")
 
     def save(self, state: TrainState, counters: Counters) -> None:
         """Saves the state under its step, unless that step is saved already."""
@@ -89,8 +91,11 @@ class Checkpoints:
                 counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
             ),
         )
-        saved = self._folder / str(step)
-        write_json_atomically(saved / CHECKSUMS_FILE, _checksums(saved))
+        wait_for_all(f"checkpoint {step} is written")
+        if is_first():
+            saved = self._folder / str(step)
+            write_json_atomically(saved / CHECKSUMS_FILE, _checksums(saved))
+        wait_for_all(f"checkpoint {step} is finished")
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest state that can be read, or None when none is saved.
@@ -170,8 +175,10 @@ class Checkpoints:
         return jax.tree.leaves(restored.state)[0]
 
     def _check(self, step: int) -> None:
+        """The first host reads the files, and all raise or none."""
         saved = self._folder / str(step)
-        if _checksums(saved) != read_json(saved / CHECKSUMS_FILE):
+        is_intact = is_first() and _checksums(saved) == read_json(saved / CHECKSUMS_FILE)
+        if not agreed_by_first(is_intact):
             raise InputError(f"checkpoint {step}", "its files are not as they were saved.")
 
     def close(self) -> None:

@@ -45,7 +45,6 @@ def make_eval_loss(
     chunks = put(padded.reshape(num_chunks, chunk_size, -1))
     weights = put((np.arange(len(padded)) < count).reshape(num_chunks, chunk_size))
 
-    @jax.jit
     def mean_loss(params: Any, chunks: jax.Array, weights: jax.Array) -> jax.Array:
         def chunk_loss(chunk_and_weight: tuple[jax.Array, jax.Array]) -> jax.Array:
             chunk, weight = chunk_and_weight
@@ -53,4 +52,6 @@ def make_eval_loss(
 
         return jnp.sum(jax.lax.map(chunk_loss, (chunks, weights))) / jnp.sum(weights)
 
-    return lambda params: float(mean_loss(params, chunks, weights))
+    # Held whole, so that each of several hosts has it.
+    compiled = jax.jit(mean_loss, out_shardings=None if placement is None else placement.whole)
+    return lambda params: float(compiled(params, chunks, weights))

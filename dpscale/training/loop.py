@@ -10,6 +10,7 @@ dispatched while the device computes.
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from dpscale.training.checkpoint import Checkpoints, Counters
 from dpscale.training.ending import write_ending
 from dpscale.training.evaluate import make_eval_loss
 from dpscale.training.heartbeat import Heartbeat
+from dpscale.training.hosts import AgreedStop, first_then_others, is_first, records_folder
 from dpscale.training.interruption import StopRequest
 from dpscale.training.metrics import MetricsLog, metric_line
 from dpscale.training.optimizer import make_schedule
@@ -71,14 +73,18 @@ def train(
     """
     units = open_units(config.data.path)
     placement = Placement.of(config.mesh, config.model)
-    with locked(run_dir):
-        run = start_or_resume(
-            config, run_dir, units.manifest, num_shards=placement.num_batch_shards
+    with locked(run_dir) if is_first() else nullcontext():
+        run = first_then_others(
+            lambda: start_or_resume(
+                config, run_dir, units.manifest, num_shards=placement.num_batch_shards
+            )
         )
-        finished = read_result(run_dir)
+        finished = first_then_others(lambda: read_result(run_dir))
         if finished is not None:
             return finished
-        return _Training(run, units, placement, stop or StopRequest(), observe).run()
+        with records_folder(run_dir) as records_dir:
+            training = _Training(run, units, placement, records_dir, stop or StopRequest(), observe)
+            return training.run()
 
 
 class _Training:
@@ -89,12 +95,16 @@ class _Training:
         run: StartedRun,
         units: PreparedUnits,
         placement: Placement,
+        records_dir: Path,
         stop: StopRequest,
         observe: Observer,
     ) -> None:
         config = run.config
         self._placement = placement
-        self._run, self._units, self._stop, self._observe = run, units, stop, observe
+        # What is written for readers; checkpoints are written by all hosts together.
+        self._records = dataclasses.replace(run, run_dir=records_dir)
+        self._run, self._units, self._observe = run, units, observe
+        self._stop = AgreedStop(lambda: stop.is_set)
         self._iterations = config.training.iterations
         self._source = batch_source(run, dataset_size=units.manifest.dataset_size)
         self._settings = placement.put_whole(_step_settings(run))  # once, not at every step
@@ -112,7 +122,7 @@ class _Training:
         if run.mechanism is not None and config.private is not None:
             self._spent = SpentEpsilon(run.mechanism, delta=config.private.target_delta)
         self._checkpoints = Checkpoints(run.run_dir, keep=config.training.keep_checkpoints)
-        self._heartbeat = Heartbeat(run.run_dir, iterations=self._iterations)
+        self._heartbeat = Heartbeat(records_dir, iterations=self._iterations)
 
     def run(self) -> RunResult:
         """Takes all steps that are left."""
@@ -139,8 +149,8 @@ class _Training:
         training = self._run.config.training
         first = int(state.step)
         # The receipt of an interruption states fewer steps than this process will take.
-        (self._run.run_dir / RECEIPT_FILE).unlink(missing_ok=True)
-        metrics = MetricsLog(self._run.run_dir, keep_until=first)
+        (self._records.run_dir / RECEIPT_FILE).unlink(missing_ok=True)
+        metrics = MetricsLog(self._records.run_dir, keep_until=first)
         last_line = metrics.last
         batches = step_batches(
             self._units.train,
@@ -158,7 +168,7 @@ class _Training:
             done = batch.step + 1
             is_last = done == self._iterations
             window_ends = is_last or done % training.metrics_every == 0
-            is_stopping = self._stop.is_set  # read once: a signal can come between two lines
+            is_stopping = self._stop.at(done)  # asked once: a signal can come between two lines
             saves = is_last or done % training.checkpoint_every == 0 or is_stopping
             if (window_ends or saves) and not bool(state.is_finite):
                 return self._end(Status.DIVERGED, done, counters, last_line)
@@ -217,7 +227,9 @@ class _Training:
         self._observe(line)
 
     def _interrupt(self, done: int, counters: Counters, last_line: dict[str, Any] | None) -> None:
-        write_ending(self._run, self._units.manifest, Status.INTERRUPTED, done, counters, last_line)
+        write_ending(
+            self._records, self._units.manifest, Status.INTERRUPTED, done, counters, last_line
+        )
         self._heartbeat.beat(Status.INTERRUPTED, step=done, wall_seconds=self._wall_seconds())
         raise RunInterrupted(
             f"{self._run.run_dir}: interrupted after {done} of {self._iterations} iterations, "
@@ -228,7 +240,9 @@ class _Training:
         self, status: Status, done: int, counters: Counters, last_line: dict[str, Any] | None
     ) -> RunResult:
         counters = dataclasses.replace(counters, wall_seconds=self._wall_seconds())
-        result = write_ending(self._run, self._units.manifest, status, done, counters, last_line)
+        result = write_ending(
+            self._records, self._units.manifest, status, done, counters, last_line
+        )
         self._heartbeat.beat(
             status, step=done, wall_seconds=counters.wall_seconds, error=result.error
         )

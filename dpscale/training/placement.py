@@ -120,8 +120,8 @@ class Placement:
         return jax.make_array_from_callback(rows.shape, sharding, lambda part: rows[part])
 
     def put_whole(self, tree: Any) -> Any:
-        """Arrays and numbers, held whole by every device."""
-        return jax.device_put(tree, self.whole)
+        """Arrays and numbers that every host has, held whole by every device."""
+        return jax.jit(lambda tree: tree, out_shardings=self.whole)(tree)
 
 
 def _mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:

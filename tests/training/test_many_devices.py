@@ -8,6 +8,7 @@ import dataclasses
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import jax
 import numpy as np
 import pytest
 
+from dpscale.errors import ExitCode
 from dpscale.files import read_json
 from dpscale.records import read_metrics
 from dpscale.training.checkpoint import restore_params
@@ -80,31 +82,50 @@ def config_of(make_config):
 
 @pytest.fixture(scope="module")
 def trained(config_of, tmp_path_factory):
-    """Trains cases on so many devices, in one process; gives their folders."""
+    """Trains cases on so many devices of each host, one after the other; gives their folders."""
     folder = tmp_path_factory.mktemp("devices")
 
-    def train(num_devices: int, cases: list[Case], *, stop_after=None, name="") -> list[Path]:
+    def train(
+        num_devices: int, cases: list[Case], *, num_hosts=1, stop_after=None, name=""
+    ) -> list[Path]:
         runs = [folder / (name or case.name) for case in cases]
         jobs = [
             {"config": config_of(case), "run_dir": str(run), "stop_after": stop_after}
             for case, run in zip(cases, runs, strict=True)
         ]
-        done = subprocess.run(
-            [sys.executable, str(SCRIPT), json.dumps(jobs)],
-            env={
-                **os.environ,
-                "JAX_PLATFORMS": "cpu",
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
-                "PJRT_NPROC": NUM_THREADS,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        hosts: list[list[str]] = [[]]
+        if num_hosts > 1:
+            coordinator = f"localhost:{free_port()}"
+            hosts = [[coordinator, str(num_hosts), str(index)] for index in range(num_hosts)]
+        started = [start(num_devices, json.dumps(jobs), *arguments) for arguments in hosts]
+        for process in started:
+            _, errors = process.communicate(timeout=600)
+            expected = ExitCode.OK if stop_after is None else ExitCode.INTERRUPTED
+            assert process.returncode == expected, errors[-3000:]
         return runs
 
     return train
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def start(num_devices: int, *arguments: str) -> subprocess.Popen[str]:
+    """One host's process, with so many devices of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), *arguments],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+            "PJRT_NPROC": NUM_THREADS,
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def outcome(run_dir: Path, config_of, case: Case) -> dict[str, Any]:
@@ -184,4 +205,30 @@ def test_a_run_goes_on_with_other_devices(trained, config_of):
     for count, mesh, stop_after in ((8, (2, 2, 2), 4), (1, (1, 1, 1), 8), (2, (1, 1, 2), None)):
         (run,) = trained(count, [case.on(mesh)], stop_after=stop_after, name="moved")
     expected, found = (outcome(r, config_of, case) for r in (whole, run))
+    assert_same(found, expected)
+
+
+@pytest.mark.deep
+def test_a_run_over_two_hosts_ends_like_the_same_run_on_one(trained, config_of):
+    """Catches hosts that write over each other, that draw batches of their own, or that wait for
+    each other at different places."""
+    cases = [
+        Case("private", STRATEGIES[2], (2, 2, 1)),
+        Case("law-fitting", STRATEGIES[1], (1, 2, 2)),
+    ]
+    for case, run in zip(cases, trained(2, cases, num_hosts=2, name=""), strict=True):
+        (alone,) = trained(1, [case.on((1, 1, 1))])
+        expected, found = (outcome(folder, config_of, case) for folder in (alone, run))
+        assert_same(found, expected)
+
+
+def test_hosts_agree_where_to_stop_and_one_host_goes_on(trained, config_of):
+    """Catches a host that stops by itself, and a state that needs as many hosts as saved it."""
+    case = Case("private", STRATEGIES[2], (2, 1, 2))
+    (run,) = trained(2, [case], num_hosts=2, stop_after=4, name="preempted")
+    assert read_json(run / "status.json")["status"] == "interrupted"
+    assert read_json(run / "receipt.json")["iterations"] < 12
+    trained(1, [case.on((1, 1, 1))], name="preempted")
+    (alone,) = trained(1, [case.on((1, 1, 1))])
+    expected, found = (outcome(folder, config_of, case) for folder in (alone, run))
     assert_same(found, expected)

@@ -1,34 +1,49 @@
 """Trains runs on as many devices as XLA_FLAGS forces, one after the other.
 
 Run as a script with a JSON list of jobs: a config, its folder, and after how many iterations a
-stop is asked for (null: never). The number of devices must be known before JAX starts.
+stop is asked for (null: never). Further arguments name the hosts of the runs: coordinator, how
+many there are, and which of them this is; then the last of them is sent SIGTERM to stop. Exits
+with 75 where a run was stopped. The number of devices must be known before JAX starts.
 """
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from dpscale.config import RunConfig
-from dpscale.errors import RunInterrupted
+from dpscale.errors import ExitCode, RunInterrupted
+from dpscale.training.hosts import Hosts, join
 from dpscale.training.interruption import StopRequest
 from dpscale.training.loop import train
 
+HOSTS = Hosts()
+if len(sys.argv) > 2:
+    HOSTS = Hosts(coordinator=sys.argv[2], num_hosts=int(sys.argv[3]), host_index=int(sys.argv[4]))
 
-def run(job: dict[str, Any]) -> None:
-    """Trains until the end, or until the stop."""
+
+def run(job: dict[str, Any]) -> bool:
+    """Trains until the end, or until the stop; whether it came to the end."""
     stop = StopRequest()
 
     def observe(line: dict[str, Any]) -> None:
-        stop.is_set = job["stop_after"] is not None and line["step"] >= job["stop_after"]
+        if job["stop_after"] is None or line["step"] < job["stop_after"]:
+            return
+        if HOSTS.num_hosts is None:
+            stop.is_set = True
+        elif HOSTS.host_index == HOSTS.num_hosts - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
     config = RunConfig.from_dict(job["config"], where="job")
     try:
         train(config, Path(job["run_dir"]), stop=stop, observe=observe)
     except RunInterrupted:
-        if job["stop_after"] is None:
-            raise
+        return False
+    return True
 
 
-for each in json.loads(sys.argv[1]):
-    run(each)
+join(HOSTS)
+have_ended = [run(each) for each in json.loads(sys.argv[1])]
+sys.exit(ExitCode.OK if all(have_ended) else ExitCode.INTERRUPTED)
