@@ -114,8 +114,16 @@ def test_the_whole_job(shell: Shell) -> None:
     assert receipt["iterations"] == run["iterations"]
     assert receipt["dataset_size"] == data["dataset_size"]
 
-    text = shell("generate", "private", "--prompt", "the whale", "--max-tokens", "5")
-    assert text["text"].startswith("the whale")
+    (text,) = shell("generate", "private", "--prompt", "the whale", "--max-tokens", "5")["texts"]
+    assert (text["prompt"], len(text["tokens"])) == ("the whale", 5)
+
+    scored = shell("eval", "private")["held_out"]
+    assert scored["loss"]["value"] == pytest.approx(run["eval_loss"], rel=1e-6)
+
+    shell("export", "private", "--format", "gemma2", "--out", "hf")
+    shell("import", "hf", "--out", "imported")
+    again = shell("generate", "imported", "--prompt", "the whale", "--max-tokens", "5")["texts"]
+    assert again == [text]
 
     counts = shell("status", "sweep")
     assert len(counts["runs"]) == 9

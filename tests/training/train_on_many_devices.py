@@ -19,21 +19,17 @@ from dpscale.training.hosts import Hosts, join
 from dpscale.training.interruption import StopRequest
 from dpscale.training.loop import train
 
-HOSTS = Hosts()
-if len(sys.argv) > 2:
-    HOSTS = Hosts(coordinator=sys.argv[2], num_hosts=int(sys.argv[3]), host_index=int(sys.argv[4]))
 
-
-def run(job: dict[str, Any]) -> bool:
+def run(job: dict[str, Any], hosts: Hosts) -> bool:
     """Trains until the end, or until the stop; whether it came to the end."""
     stop = StopRequest()
 
     def observe(line: dict[str, Any]) -> None:
         if job["stop_after"] is None or line["step"] < job["stop_after"]:
             return
-        if HOSTS.num_hosts is None:
+        if hosts.num_hosts is None:
             stop.is_set = True
-        elif HOSTS.host_index == HOSTS.num_hosts - 1:
+        elif hosts.host_index == hosts.num_hosts - 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
     config = RunConfig.from_dict(job["config"], where="job")
@@ -44,6 +40,16 @@ def run(job: dict[str, Any]) -> bool:
     return True
 
 
-join(HOSTS)
-have_ended = [run(each) for each in json.loads(sys.argv[1])]
-sys.exit(ExitCode.OK if all(have_ended) else ExitCode.INTERRUPTED)
+def main(jobs: str, *place: str) -> ExitCode:
+    """All jobs, on this host."""
+    hosts = Hosts()
+    if place:
+        coordinator, num_hosts, host_index = place
+        hosts = Hosts(coordinator=coordinator, num_hosts=int(num_hosts), host_index=int(host_index))
+    join(hosts)
+    have_ended = [run(job, hosts) for job in json.loads(jobs)]
+    return ExitCode.OK if all(have_ended) else ExitCode.INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
