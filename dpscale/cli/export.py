@@ -46,7 +46,7 @@ def run(options: Options, output: Output) -> ExitCode:
     exported = export_model(trained, options.out, format=options.format, dtype=options.dtype)
     output.say(
         f"{options.out}: {exported.num_params:,} parameters, "
-        f"{exported.weight_bytes / 1e9:.3g} GB as {options.dtype}"
+        f"{exported.weight_bytes / 1e6:,.1f} MB as {options.dtype}"
     )
     if exported.tokenizer_note is not None:
         output.warn(

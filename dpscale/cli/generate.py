@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from dpscale.inference.trained import TrainedModel
 
 
+_DEFAULT_TOKENS = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
     """Continue prompts with the newest checkpoint of a run, or with an imported model.
@@ -31,8 +34,9 @@ class Options(CommonOptions):
     """A file of them instead: one a line, or .jsonl with the text under "prompt"."""
     out: Path | None = None
     """Write prompts and continuations to this .jsonl file as well."""
-    max_tokens: int = 64
-    """How many tokens to add, unless the text ends before."""
+    max_tokens: int | None = None
+    """How many tokens to add, unless the text ends before; by default 64, or what is left of the
+    length that the model was trained at."""
     temperature: float = 0.8
     """0 takes the likeliest token; higher is more varied."""
     top_p: float = 1.0
@@ -59,12 +63,11 @@ def run(options: Options, output: Output) -> ExitCode:
     coming = continuations(
         trained,
         prompts,
-        max_new_tokens=options.max_tokens,
+        max_new_tokens=_max_new_tokens(trained, prompts, options, output),
         sampling=sampling,
         batch_size=options.batch_size,
         on_text=(lambda _, added: output.write(added)) if is_single else None,
     )
-    _warn_of_length(trained, prompts, options, output)
     if is_single:
         output.write(prompts[0])
     texts = []
@@ -77,17 +80,22 @@ def run(options: Options, output: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def _warn_of_length(
+def _max_new_tokens(
     trained: "TrainedModel", prompts: list[str], options: Options, output: Output
-) -> None:
+) -> int:
+    """What was asked for, or the default; warns of text beyond the trained length."""
     from dpscale.inference.continuations import prompt_tokens
 
     longest = max(len(prompt_tokens(trained, prompt)) for prompt in prompts)
-    if longest + options.max_tokens > trained.model.seq_len:
+    room = trained.model.seq_len - longest
+    if options.max_tokens is None:
+        return max(1, min(_DEFAULT_TOKENS, room))
+    if options.max_tokens > room:
         output.warn(
             f"prompt and --max-tokens are {longest + options.max_tokens} tokens; the model was "
             f"trained on {trained.model.seq_len}, and beyond them it is on new ground."
         )
+    return options.max_tokens
 
 
 def _prompts(options: Options) -> list[str]:

@@ -1,6 +1,7 @@
 """Where a verb's words go: people read stdout as it comes, machines get one JSON object."""
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from dpscale.files import to_json
 
 PIPE_WIDTH = 200
 """Columns of a table that goes into a file or a pipe."""
+
+_QUIET_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
@@ -56,13 +59,16 @@ class Output:
         self.progress_console.print(text, markup=False)
 
     def tenths(self) -> Callable[[str, int, int], None]:
-        """Reports (what, how much is done, of how much) at each tenth of it, on stderr."""
-        said = ("", -1)
+        """Reports (what, how much is done, of how much) at each tenth of it, on stderr.
+
+        Work of a few seconds goes without.
+        """
+        said, started = ("", -1), time.monotonic()
 
         def on_progress(doing: str, done: int, total: int) -> None:
             nonlocal said
             now = (doing, 10 * done // total)
-            if now != said:
+            if now != said and time.monotonic() - started > _QUIET_SECONDS:
                 self.progress(f"{doing}: {done}/{total}")
                 said = now
 

@@ -51,6 +51,7 @@ def compare(trained: TrainedModel, folder: Path, *, has_tokenizer: bool) -> Comp
     import torch
     import transformers
 
+    transformers.utils.logging.disable_progress_bar()
     tokens_1xS = _tokens(trained)[None]
     theirs = transformers.AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"

@@ -79,3 +79,12 @@ def test_a_line_that_holds_no_prompt_is_named(run_dir, tmp_path, capsys):
     file.write_text('{"prompt": "a"}\n{"text": "b"}\n')
     assert main(["generate", str(run_dir), "--prompts", str(file)]) == 2
     assert f'{file}:2: expected a JSON object with a text under "prompt"' in capsys.readouterr().err
+
+
+def test_by_default_a_text_ends_where_the_trained_length_does(run_dir, capsys):
+    """Catches a default that is beyond the model, and then warns of itself."""
+    assert main(["generate", str(run_dir), "--prompt", "the whale", "--json"]) == 0
+    printed = capsys.readouterr()
+    (text,) = json.loads(printed.out)["texts"]
+    assert len(text["tokens"]) <= 6  # of 8, behind the prompt's two
+    assert printed.err == ""

@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from dpscale.cli.memorization_text import MemorizationOptions, run_memorization
+from dpscale.cli import output
 from dpscale.cli.output import Output
 from dpscale.errors import InputError
 from dpscale.files import read_json, write_json_atomically
@@ -23,8 +24,9 @@ def trained(make_config, tmp_path_factory):
     return open_trained(folder)
 
 
-def test_people_get_tables_and_machines_get_the_same_numbers(trained, capsys):
+def test_people_get_tables_and_machines_get_the_same_numbers(trained, capsys, monkeypatch):
     """Catches a table that leaves the control or the notes out, and progress on stdout."""
+    monkeypatch.setattr(output, "_QUIET_SECONDS", -1.0)  # quick work is silent otherwise
     found = run_memorization(trained, OPTIONS, Output(json=False))
     shown = capsys.readouterr()
     assert json.loads(json.dumps(found, allow_nan=False))["train"]["exact"]["num_units"] == 12
