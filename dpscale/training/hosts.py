@@ -4,6 +4,7 @@ JAX's distributed runtime joins them. All hosts take the same steps with the sam
 run's folder is shared between them, and only the first one writes its records.
 """
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from dpscale.errors import InputError
 Settled = TypeVar("Settled")
 
 _MESSAGE_BYTES = 1024
-"""Of a reason that the first host gives the others; all send arrays of one shape."""
+"""Of a reason that a host gives the others; all send arrays of one shape."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,30 +93,52 @@ def first_then_others(settle: Callable[[], Settled]) -> Settled:
     """Calls `settle` on the first host, and then on the others, which find what it left.
 
     Raises:
-      InputError: On every host, where the first one failed.
+      InputError: On every host, where it failed on another; where it failed, what it raised.
     """
     if jax.process_count() == 1:
         return settle()
-    settled, failure = None, None
-    if is_first():
-        try:
-            settled = settle()
-        except Exception as error:
-            failure = error
-    reason = _told_by_first("" if failure is None else str(failure) or type(failure).__name__)
-    if failure is not None:
-        raise failure
-    if reason:
-        raise InputError("the first host", reason)
-    return settle() if settled is None else settled
+    settled: list[Settled] = []
+    for is_turn in (is_first(), not is_first()):
+        failure = None
+        if is_turn:
+            try:
+                settled.append(settle())
+            except Exception as error:
+                failure = error
+        reason = _any_reason("" if failure is None else str(failure) or type(failure).__name__)
+        if failure is not None:
+            raise failure
+        if reason:
+            raise InputError("another host", reason)
+    return settled[0]
 
 
-def _told_by_first(text: str) -> str:
+def check_agreement(what: str) -> None:
+    """Refuses hosts that do not have the same `what`; only its hash is exchanged.
+
+    Raises:
+      InputError: On every host, where one of them has something else.
+    """
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(what.encode()).digest(), np.uint8)
+    everyone = np.asarray(multihost_utils.process_allgather(digest))
+    if (everyone != everyone[0]).any():
+        raise InputError(
+            "the run's folder",
+            "hosts do not see the same one: they would draw batches and noise of their own; "
+            "give all the same shared folder.",
+        )
+
+
+def _any_reason(text: str) -> str:
+    """The first text that is not empty of what the hosts say."""
     message = np.zeros(_MESSAGE_BYTES, np.uint8)
     encoded = text.encode()[:_MESSAGE_BYTES]
     message[: len(encoded)] = np.frombuffer(encoded, np.uint8)
-    told = np.asarray(multihost_utils.broadcast_one_to_all(message)).astype(np.uint8)
-    return told.tobytes().rstrip(b"\0").decode(errors="ignore")
+    everyone = np.asarray(multihost_utils.process_allgather(message)).astype(np.uint8)
+    texts = [row.tobytes().rstrip(b"\0").decode(errors="ignore") for row in everyone]
+    return next(filter(None, texts), "")
 
 
 def wait_for_all(where: str) -> None:

@@ -29,7 +29,13 @@ from dpscale.training.checkpoint import Checkpoints, Counters
 from dpscale.training.ending import write_ending
 from dpscale.training.evaluate import make_eval_loss
 from dpscale.training.heartbeat import Heartbeat
-from dpscale.training.hosts import AgreedStop, first_then_others, is_first, records_folder
+from dpscale.training.hosts import (
+    AgreedStop,
+    check_agreement,
+    first_then_others,
+    is_first,
+    records_folder,
+)
 from dpscale.training.interruption import StopRequest
 from dpscale.training.metrics import MetricsLog, metric_line
 from dpscale.training.optimizer import make_schedule
@@ -73,12 +79,14 @@ def train(
     """
     units = open_units(config.data.path)
     placement = Placement.of(config.mesh, config.model)
+    run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir) if is_first() else nullcontext():
         run = first_then_others(
             lambda: start_or_resume(
                 config, run_dir, units.manifest, num_shards=placement.num_batch_shards
             )
         )
+        check_agreement(f"{run.config_hash} {run.keys and dataclasses.astuple(run.keys)}")
         finished = first_then_others(lambda: read_result(run_dir))
         if finished is not None:
             return finished

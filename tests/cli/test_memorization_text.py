@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from dpscale.cli.memorization_text import MemorizationOptions, run_memorization
 from dpscale.cli import output
+from dpscale.cli.memorization_text import MemorizationOptions, run_memorization
 from dpscale.cli.output import Output
 from dpscale.errors import InputError
 from dpscale.files import read_json, write_json_atomically

@@ -43,6 +43,7 @@ class Case:
     purpose: str
     strategy: tuple[str, str]
     mesh: tuple[int, int, int]
+    has_secret_keys: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ def config_of(make_config):
                 "target_epsilon": 8.0,
                 "target_delta": 1e-5,
                 "expected_batch_size": 20,
-                "insecure_key_seed": 5,
+                "insecure_key_seed": None if case.has_secret_keys else 5,
             }
         made = make_config(case.purpose, **sections).to_dict()
         return {**made, "model": {**made["model"], "norm_eps": 1.0}}
@@ -86,7 +87,13 @@ def trained(config_of, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
 
     def train(
-        num_devices: int, cases: list[Case], *, num_hosts=1, stop_after=None, name=""
+        num_devices: int,
+        cases: list[Case],
+        *,
+        num_hosts: int = 1,
+        stop_after: int | None = None,
+        name: str = "",
+        refusal: str | None = None,
     ) -> list[Path]:
         runs = [folder / (name or case.name) for case in cases]
         jobs = [
@@ -100,6 +107,9 @@ def trained(config_of, tmp_path_factory):
         started = [start(num_devices, json.dumps(jobs), *arguments) for arguments in hosts]
         for process in started:
             _, errors = process.communicate(timeout=600)
+            if refusal is not None:
+                assert refusal in errors
+                continue
             expected = ExitCode.OK if stop_after is None else ExitCode.INTERRUPTED
             assert process.returncode == expected, errors[-3000:]
         return runs
@@ -232,3 +242,9 @@ def test_hosts_agree_where_to_stop_and_one_host_goes_on(trained, config_of):
     (alone,) = trained(1, [case.on((1, 1, 1))])
     expected, found = (outcome(folder, config_of, case) for folder in (alone, run))
     assert_same(found, expected)
+
+
+def test_hosts_that_do_not_share_a_folder_are_refused(trained, config_of):
+    """Catches hosts with keys of their own: batches and noise that no accountant knows of."""
+    case = dataclasses.replace(Case("private", STRATEGIES[2], (2, 1, 1)), has_secret_keys=True)
+    trained(1, [case], num_hosts=2, name="apart-{host}", refusal="hosts do not see the same one")

@@ -1,9 +1,10 @@
 """Trains runs on as many devices as XLA_FLAGS forces, one after the other.
 
-Run as a script with a JSON list of jobs: a config, its folder, and after how many iterations a
-stop is asked for (null: never). Further arguments name the hosts of the runs: coordinator, how
-many there are, and which of them this is; then the last of them is sent SIGTERM to stop. Exits
-with 75 where a run was stopped. The number of devices must be known before JAX starts.
+Run as a script with a JSON list of jobs: a config, its folder ({host} in it is the host's
+number), and after how many iterations a stop is asked for (null: never). Further arguments name
+the hosts of the runs: coordinator, how many there are, and which of them this is; then the last
+of them is sent SIGTERM to stop. Exits with 75 where a run was stopped. The number of devices must
+be known before JAX starts.
 """
 
 import json
@@ -34,7 +35,8 @@ def run(job: dict[str, Any], hosts: Hosts) -> bool:
 
     config = RunConfig.from_dict(job["config"], where="job")
     try:
-        train(config, Path(job["run_dir"]), stop=stop, observe=observe)
+        run_dir = Path(job["run_dir"].format(host=hosts.host_index))
+        train(config, run_dir, stop=stop, observe=observe)
     except RunInterrupted:
         return False
     return True
