@@ -100,6 +100,8 @@ def score_tasks(
     """
     require(["lm_eval"], "eval")
     _prefer_local(request)
+    if request.items is not None:
+        os.environ.setdefault("TQDM_DISABLE", "1")  # `on_progress` tells how far it is
     from dpscale.evaluation.adapter import make_adapter
 
     return _evaluated(make_adapter(Answers(trained), on_progress), {}, request)
@@ -129,6 +131,7 @@ def _prefer_local(request: TaskRequest) -> None:
     """Keeps the libraries off the network where all items are at hand; before their import."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else it warns of every retry, twice
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     if request.items is not None:
         os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")
