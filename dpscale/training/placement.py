@@ -6,7 +6,9 @@ partitioner divides them as their inputs and outputs are divided.
 Axes: L layers, D width, H heads times their channels, F feed-forward, V vocabulary.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,7 +123,13 @@ class Placement:
 
     def put_whole(self, tree: Any) -> Any:
         """Arrays and numbers that every host has, held whole by every device."""
-        return jax.jit(lambda tree: tree, out_shardings=self.whole)(tree)
+        return _held_as(self.whole)(tree)
+
+
+@functools.cache
+def _held_as(sharding: NamedSharding) -> Callable[[Any], Any]:
+    """A function that gives its arrays that sharding; one for all, so that it is compiled once."""
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def _mesh_sizes(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
