@@ -6,6 +6,12 @@ import json
 import pytest
 
 from dpscale.cli.main import main
+from dpscale.data.assets import resolve
+from dpscale.data.prepare import prepare
+from dpscale.data.request import PrepareRequest
+from dpscale.inference.trained import open_trained
+from dpscale.interop.exporting import export_model
+from dpscale.interop.importing import import_model
 from dpscale.training.loop import train
 
 
@@ -66,6 +72,31 @@ def test_mistakes_are_one_line(run_dir, capsys, options, message):
     assert error.startswith("dpscale eval: ")
     assert message in error
     assert "\n" not in error
+
+
+def test_data_of_another_tokenizer_are_refused(run_dir, tmp_path, capsys):
+    """Catches a loss on ids that mean other text than the model learned."""
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "the whale and the sea " * 40}) + "\n")
+    other = resolve("embedded:moby-2048")
+    request = PrepareRequest(inputs=(tmp_path / "text.jsonl",), tokenizer=other, seq_len=8)
+    prepare(request, tmp_path / "data", workers=1)
+    assert main(["eval", str(run_dir), "--data", str(tmp_path / "data")]) == 2
+    error = capsys.readouterr().err
+    assert "--data: " in error
+    assert "prepared with another tokenizer than the model's" in error
+
+
+def test_an_imported_model_is_scored_on_the_data_that_are_named(
+    run_dir, prepared, tmp_path, capsys
+):
+    """Catches parameters that are lost on the way, and data that are guessed."""
+    export_model(open_trained(run_dir), tmp_path / "hf", format="gemma2")
+    import_model(tmp_path / "hf", tmp_path / "imported")
+    assert main(["eval", str(tmp_path / "imported")]) == 2
+    assert "--data: an imported model has no data of its own" in capsys.readouterr().err
+    typed = ("--data", prepared, "--num-units", 20)
+    found = answer(capsys, tmp_path / "imported", *typed)["held_out"]
+    assert found == answer(capsys, run_dir, *typed)["held_out"]
 
 
 def test_tasks_without_the_harness_say_what_to_install(run_dir, capsys, monkeypatch):
