@@ -57,7 +57,7 @@ def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
             totals = []
             for request in requests:
                 windows = utils.get_rolling_token_windows(
-                    token_list=self.tok_encode(request.args[0], add_special_tokens=False),
+                    token_list=self.tok_encode(request.args[0]),
                     prefix_token=self.prefix_token_id,
                     max_seq_len=self.max_length,
                     context_len=1,

@@ -78,7 +78,8 @@ def write_tokenizer_files(
     """Writes `tokenizer.model`, and `tokenizer.json` with its config where they are exact.
 
     Args:
-      bos_id: The token that a text begins with for who asks for one; none is put before a text.
+      bos_id: The token that a text begins with. It is put before every text, unless it is the end
+        of the document before: our own models see that only before a bare text.
       max_length: Tokens of a text, at most, in the eyes of Transformers.
 
     Returns:
@@ -86,8 +87,9 @@ def write_tokenizer_files(
     """
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
     model = SentencepieceModel(tokenizer)
+    begins = bos_id if bos_id != tokenizer.eos_id else None
     try:
-        fields = tokenizer_json(model)
+        fields = tokenizer_json(model, begins=begins)
     except InputError as error:
         return str(error)
     text = json.dumps(fields, ensure_ascii=False, indent=1)
@@ -98,8 +100,11 @@ def write_tokenizer_files(
     return None
 
 
-def tokenizer_json(model: SentencepieceModel) -> dict[str, Any]:
+def tokenizer_json(model: SentencepieceModel, *, begins: int | None = None) -> dict[str, Any]:
     """The content of `tokenizer.json`.
+
+    Args:
+      begins: The token to put before every text; None: none.
 
     Raises:
       InputError: The model has something that this file cannot say exactly.
@@ -112,7 +117,7 @@ def tokenizer_json(model: SentencepieceModel) -> dict[str, Any]:
         "added_tokens": [_added(piece, token) for piece, token in model.user_defined.items()],
         "normalizer": {"type": "Sequence", "normalizers": _normalizers(model)},
         "pre_tokenizer": None,
-        "post_processor": None,
+        "post_processor": None if begins is None else _put_before(model.pieces[begins], begins),
         "decoder": {"type": "Sequence", "decoders": _decoders(model)},
         "model": {
             "type": "BPE",
@@ -126,6 +131,18 @@ def tokenizer_json(model: SentencepieceModel) -> dict[str, Any]:
             "vocab": {piece: token for token, piece in enumerate(model.pieces)},
             "merges": [list(pair) for pair in merges(model.scores, frozen=model.user_defined)],
         },
+    }
+
+
+def _put_before(piece: str, token: int) -> dict[str, Any]:
+    """Before a text, and before each of two."""
+    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+    special = {"SpecialToken": {"id": piece, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [special, first],
+        "pair": [special, first, special, second],
+        "special_tokens": {piece: {"id": piece, "ids": [token], "tokens": [piece]}},
     }
 
 
@@ -207,7 +224,7 @@ def _tokenizer_config(
         **{name: piece for name, piece in named.items() if piece is not None},
         "additional_special_tokens": [p for p in model.control if p not in named.values()],
         "split_special_tokens": True,
-        "add_bos_token": False,
+        "add_bos_token": bos_id != tokenizer.eos_id,
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "padding_side": "left",

@@ -1,6 +1,7 @@
 """Requests that the seven tasks do not make, by our adapter and by the harness's Transformers."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -40,14 +41,23 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["gemma2", "vaultgemma"])
+BOS = 2
+"""`<s>` in the tokenizer that ships, which our own models never see."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("gemma2", None), ("vaultgemma", None), ("gemma2", BOS)],
+    ids=["gemma2", "vaultgemma", "imported with a bos"],
+)
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Our adapter, and the harness's own model of the same parameters, exported."""
     from lm_eval.models.huggingface import HFLM
 
-    format: Format = request.param
+    format: Format
+    format, bos_id = request.param
     folder = tmp_path_factory.mktemp(format)
-    (folder / "imported.json").write_text("{}")
+    (folder / "imported.json").write_text(json.dumps({"bos_id": bos_id}))
     tokenizer = Tokenizer(resolve("embedded:moby-2048"))
     model = named_shape("w32", vocab_size=tokenizer.vocab_size, seq_len=64)
     window, post_norms = (9, True) if format == "gemma2" else (None, False)
@@ -59,7 +69,7 @@ def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         lambda x: generator.normal(0, 0.3, x.shape).astype(np.float32),
         decoder.params_shapes(model),
     )
-    trained = TrainedModel(folder, model, params, tokenizer, None)
+    trained = TrainedModel(folder, model, params, tokenizer, None, bos_id)
     export_model(trained, folder / "hf", format=format)
     theirs = HFLM(
         pretrained=str(folder / "hf"),
