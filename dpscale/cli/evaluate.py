@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from dpscale.cli.memorization_text import MemorizationOptions, run_memorization
+from dpscale.cli.memorization_text import run_memorization
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.errors import ExitCode, InputError
 from dpscale.files import read_json, write_json_atomically
@@ -96,8 +96,10 @@ def _ours(options: Options, output: Output) -> dict[str, Any]:
     if request is None and not options.memorization:
         answer["held_out"] = _held_out(trained, options, output)
     if options.memorization:
-        asked = MemorizationOptions(
-            num_units=options.num_units or MemorizationOptions.num_units,
+        from dpscale.evaluation.memorization import MemorizationTest
+
+        asked = MemorizationTest(
+            num_units=options.num_units or MemorizationTest.num_units,
             prefix_tokens=options.prefix_tokens,
             continuation_tokens=options.continuation_tokens,
             seed=options.seed,
@@ -138,18 +140,11 @@ def _task_request(options: Options) -> "TaskRequest | None":
 
 
 def _held_out(trained: "TrainedModel", options: Options, output: Output) -> dict[str, Any]:
-    from dpscale.data.units import open_units
+    from dpscale.evaluation.data import units_for
     from dpscale.evaluation.held_out import measure_held_out
     from dpscale.inference.scoring import Scorer
 
-    if options.data is None and trained.config is None:
-        raise InputError("--data", "an imported model has no data of its own; name a folder.")
-    config = trained.config
-    units = open_units(options.data or Path(config.data.path if config else ""))
-    if units.manifest.tokenizer_sha256 != trained.tokenizer.sha256:
-        raise InputError(
-            "--data", f"{units.folder} was prepared with another tokenizer than the model's."
-        )
+    units, config = units_for(trained, options.data), trained.config
     num_units = options.num_units or (config and config.data.num_eval_units) or _HELD_OUT_UNITS
     found = measure_held_out(
         Scorer(trained.model, trained.params),

@@ -84,9 +84,7 @@ def _max_new_tokens(
     trained: "TrainedModel", prompts: list[str], options: Options, output: Output
 ) -> int:
     """What was asked for, or the default; warns of text beyond the trained length."""
-    from dpscale.inference.continuations import prompt_tokens
-
-    longest = max(len(prompt_tokens(trained, prompt)) for prompt in prompts)
+    longest = max(len(trained.prompt(prompt)) for prompt in prompts)
     room = trained.model.seq_len - longest
     if options.max_tokens is None:
         return max(1, min(_DEFAULT_TOKENS, room))

@@ -1,6 +1,5 @@
-"""The memorization part of `dpscale eval`: its options, its progress and its tables."""
+"""The memorization part of `dpscale eval`: its data and its tables."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,28 +8,15 @@ from dpscale.errors import InputError
 
 if TYPE_CHECKING:
     from dpscale.data.units import PreparedUnits
+    from dpscale.evaluation.memorization import MemorizationTest
     from dpscale.evaluation.memorization_rates import MatchRates, Rate, RateComparison
     from dpscale.evaluation.memorization_report import MemorizationReport
     from dpscale.inference.trained import TrainedModel
 
 
-@dataclass(frozen=True, kw_only=True)
-class MemorizationOptions:
-    """Options of the memorization test."""
-
-    num_units: int = 1000
-    """How many training units to test, and as many held-out ones as control."""
-    prefix_tokens: int = 50
-    """How many tokens of a unit are the prompt."""
-    continuation_tokens: int = 50
-    """How many tokens after them are compared."""
-    seed: int = 0
-    """Of the draw of units."""
-
-
 def run_memorization(
     trained: "TrainedModel",
-    options: MemorizationOptions,
+    test: "MemorizationTest",
     output: Output,
     *,
     data: Path | None = None,
@@ -43,15 +29,9 @@ def run_memorization(
     Raises:
       InputError: No such folder, or one that the model was not trained on.
     """
-    from dpscale.evaluation.memorization import MemorizationTest, measure_memorization
+    from dpscale.evaluation.memorization import measure_memorization
     from dpscale.inference.generation import Generator
 
-    test = MemorizationTest(
-        num_units=options.num_units,
-        prefix_tokens=options.prefix_tokens,
-        continuation_tokens=options.continuation_tokens,
-        seed=options.seed,
-    )
     units = _training_units(trained, data)
     if trained.config is None:
         output.warn(f"an imported model: whether it was trained on {units.folder} is not known.")
@@ -95,23 +75,15 @@ def print_memorization(report: "MemorizationReport", output: Output) -> None:
 
 
 def _training_units(trained: "TrainedModel", data: Path | None) -> "PreparedUnits":
-    from dpscale.data.units import open_units
+    from dpscale.evaluation.data import units_for
     from dpscale.files import read_json
     from dpscale.records import CONFIG_FILE
 
-    if data is None:
-        if trained.config is None:
-            raise InputError(
-                "--data", "an imported model does not say what it was trained on; name the folder."
-            )
-        data = Path(trained.config.data.path)
-    units = open_units(data)
-    if units.manifest.tokenizer_sha256 != trained.tokenizer.sha256:
-        raise InputError("--data", f"{data} was prepared with another tokenizer than the model's.")
+    units = units_for(trained, data)
     if trained.config is not None:
         trained_on = read_json(trained.folder / CONFIG_FILE).get("data_hash")
         if trained_on != units.manifest.data_hash:
-            raise InputError("--data", f"{data} does not hold the units of this run.")
+            raise InputError("--data", f"{units.folder} does not hold the units of this run.")
     return units
 
 

@@ -24,7 +24,7 @@ def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
 
         @property
         def prefix_token_id(self) -> int:
-            return self.eot_token_id if answers.bos_id is None else answers.bos_id
+            return answers.trained.start_id
 
         @property
         def max_length(self) -> int:
@@ -35,7 +35,7 @@ def make_adapter(answers: Answers, on_progress: OnProgress) -> Any:
         ) -> list[int]:
             if add_special_tokens is False:
                 return [int(token) for token in answers.tokenizer.encode(string)]
-            return answers.encoded(string)
+            return answers.trained.encode(string)
 
         def loglikelihood(
             self, requests: list[Any], disable_tqdm: bool = True

@@ -26,16 +26,11 @@ class Answers:
     """A trained model that answers requests of the harness."""
 
     def __init__(self, trained: TrainedModel) -> None:
+        self.trained = trained
         self.tokenizer = trained.tokenizer
-        self.bos_id = trained.bos_id
         self.max_length = trained.model.seq_len
         self._scorer = Scorer(trained.model, trained.params)
         self._generator = Generator(trained.model, trained.params)
-
-    def encoded(self, text: str) -> list[int]:
-        """The tokens of a text, the model's token for the beginning first if it has one."""
-        begin = [] if self.bos_id is None else [self.bos_id]
-        return begin + [int(token) for token in self.tokenizer.encode(text)]
 
     def log_likelihoods(
         self,
@@ -88,8 +83,7 @@ class Answers:
                 f"answers of up to {max_new_tokens} tokens leave no room for a question in the "
                 f"{self.max_length} that the model reads.",
             )
-        start = self.tokenizer.eos_id if self.bos_id is None else self.bos_id
-        prompts = [(self.encoded(context) or [start])[-room:] for context in contexts]
+        prompts = [self.trained.prompt(context)[-room:] for context in contexts]
         texts: list[str] = []
         for start in range(0, len(prompts), _BATCH_SIZE):
             batch = prompts[start : start + _BATCH_SIZE]

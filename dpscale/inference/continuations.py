@@ -25,16 +25,6 @@ class Continuation:
         return dataclasses.asdict(self)
 
 
-def prompt_tokens(trained: TrainedModel, prompt: str) -> list[int]:
-    """The tokens that a model is to continue, its token for the beginning first if it has one.
-
-    Without one, an empty prompt begins a new document as the end of one does in training.
-    """
-    begin = [] if trained.bos_id is None else [trained.bos_id]
-    tokens = begin + [int(token) for token in trained.tokenizer.encode(prompt)]
-    return tokens or [trained.tokenizer.eos_id]
-
-
 def continuations(
     trained: TrainedModel,
     prompts: Sequence[str],
@@ -68,7 +58,7 @@ def _continued(
     on_text: Callable[[int, str], None] | None,
 ) -> Iterator[Continuation]:
     generator = Generator(trained.model, trained.params)
-    tokens = [prompt_tokens(trained, prompt) for prompt in prompts]
+    tokens = [trained.prompt(prompt) for prompt in prompts]
     for start in range(0, len(prompts), batch_size):
         numbers = range(start, min(start + batch_size, len(prompts)))
         growing = [_GrowingText(trained.tokenizer, tokens[number]) for number in numbers]

@@ -30,6 +30,20 @@ class TrainedModel:
     config: RunConfig | None
     bos_id: int | None = None
 
+    @property
+    def start_id(self) -> int:
+        """What a bare text begins with; for ours the end of the document before."""
+        return self.tokenizer.eos_id if self.bos_id is None else self.bos_id
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, the model's token for the beginning first if it has one."""
+        tokens: list[int] = self.tokenizer.encode(text).tolist()
+        return tokens if self.bos_id is None else [self.bos_id, *tokens]
+
+    def prompt(self, text: str) -> list[int]:
+        """The tokens that the model is to continue; an empty text begins a new document."""
+        return self.encode(text) or [self.start_id]
+
 
 def open_trained(folder: Path) -> TrainedModel:
     """The newest checkpoint of a run's folder, or the model in an imported one.

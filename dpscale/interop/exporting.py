@@ -11,7 +11,7 @@ from dpscale.inference.trained import TrainedModel
 from dpscale.interop.families import Format, StoredDtype, check_format, to_hf_config
 from dpscale.interop.model_card import model_card
 from dpscale.interop.new_folder import check_is_new, new_folder
-from dpscale.interop.origin import Origin, read_origin
+from dpscale.interop.origin import read_origin
 from dpscale.interop.tensors import stored_tensors
 from dpscale.interop.tokenizer_files import pad_id, write_tokenizer_files
 from dpscale.interop.weights_file import SHARD_BYTES, write_weights
@@ -72,9 +72,9 @@ def export_model(
             folder, model, trained.params, dtype=dtype, shard_bytes=shard_bytes
         )
         note = write_tokenizer_files(
-            folder, tokenizer, bos_id=origin.bos_id, max_length=model.seq_len
+            folder, tokenizer, bos_id=trained.start_id, max_length=model.seq_len
         )
-        _write_configs(folder, trained, origin, dtype)
+        _write_configs(folder, trained, dtype)
         card = model_card(
             model,
             origin,
@@ -87,10 +87,10 @@ def export_model(
     return Exported(out, num_params, weight_bytes, note)
 
 
-def _write_configs(folder: Path, trained: TrainedModel, origin: Origin, dtype: StoredDtype) -> None:
+def _write_configs(folder: Path, trained: TrainedModel, dtype: StoredDtype) -> None:
     tokens: dict[str, Any] = {
         "eos_id": trained.tokenizer.eos_id,
-        "bos_id": origin.bos_id,
+        "bos_id": trained.start_id,
         "pad_id": pad_id(trained.tokenizer),
     }
     model: ModelConfig = trained.model

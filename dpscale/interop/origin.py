@@ -46,8 +46,7 @@ class Origin:
 
     `config`, `run_id` and `data_hash` are a run's, None for an imported model; `receipt` is a
     private run's (`RECEIPT_FIELDS` of it); `eval_loss` (nats per token) a law-fitting run's where
-    it has one; `imported` is what the import wrote down. `bos_id` is the token that a text
-    begins with: eos for our own runs, whose documents follow one another without another token.
+    it has one; `imported` is what the import wrote down.
     """
 
     config: RunConfig | None
@@ -56,7 +55,6 @@ class Origin:
     receipt: Mapping[str, Any] | None
     eval_loss: float | None
     imported: Mapping[str, Any] | None
-    bos_id: int
 
 
 def read_origin(trained: TrainedModel) -> Origin:
@@ -66,19 +64,16 @@ def read_origin(trained: TrainedModel) -> Origin:
       InputError: A private run without a receipt that covers its newest checkpoint.
     """
     folder, config = trained.folder, trained.config
-    eos_id = trained.tokenizer.eos_id
     if config is None:
         imported = read_json(folder / IMPORTED_FILE)
-        bos_id = imported.get("bos_id")
-        bos_id = bos_id if isinstance(bos_id, int) else eos_id
-        return Origin(None, None, None, None, None, imported, bos_id)
+        return Origin(None, None, None, None, None, imported)
     record = read_json(folder / CONFIG_FILE)
     names = str(record.get("run_id")), str(record.get("data_hash"))
     if config.private is not None:
-        return Origin(config, *names, _receipt(folder), None, None, eos_id)
+        return Origin(config, *names, _receipt(folder), None, None)
     result = read_result(folder)
     eval_loss = None if result is None else result.eval_loss
-    return Origin(config, *names, None, eval_loss, None, eos_id)
+    return Origin(config, *names, None, eval_loss, None)
 
 
 def _receipt(folder: Path) -> dict[str, Any]:

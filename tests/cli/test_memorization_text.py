@@ -7,14 +7,15 @@ import shutil
 import pytest
 
 from dpscale.cli import output
-from dpscale.cli.memorization_text import MemorizationOptions, run_memorization
+from dpscale.cli.memorization_text import run_memorization
 from dpscale.cli.output import Output
 from dpscale.errors import InputError
+from dpscale.evaluation.memorization import MemorizationTest
 from dpscale.files import read_json, write_json_atomically
 from dpscale.inference.trained import open_trained
 from dpscale.training import loop
 
-OPTIONS = MemorizationOptions(num_units=12, prefix_tokens=4, continuation_tokens=4)
+OPTIONS = MemorizationTest(num_units=12, prefix_tokens=4, continuation_tokens=4)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from dpscale.data.assets import resolve
 from dpscale.data.tokenizer import Tokenizer
 from dpscale.errors import InputError
-from dpscale.inference.continuations import _GrowingText, continuations, prompt_tokens
+from dpscale.inference.continuations import _GrowingText, continuations
 from dpscale.inference.generation import Generator, generate
 from dpscale.inference.sampling import Sampling
 from dpscale.inference.trained import TrainedModel
@@ -52,7 +52,7 @@ def texts(trained, prompts, *, batch_size=2, **options):
 
 def test_texts_are_those_of_the_generator(trained, tokenizer):
     """Catches texts that lose their order, their number or their prompt between batches."""
-    tokens = [prompt_tokens(trained, prompt) for prompt in PROMPTS]
+    tokens = [trained.prompt(prompt) for prompt in PROMPTS]
     expected = generate(
         Generator(trained.model, trained.params),
         tokens,
@@ -70,14 +70,14 @@ def test_texts_are_those_of_the_generator(trained, tokenizer):
 
 def test_an_empty_prompt_begins_a_document(trained, tokenizer):
     """Catches a model that is asked to go on from nothing."""
-    assert prompt_tokens(trained, "") == [tokenizer.eos_id]
+    assert trained.prompt("") == [tokenizer.eos_id]
 
 
 def test_an_imported_model_gets_the_beginning_that_it_was_trained_with(trained):
     """Catches a published model that is asked without it."""
     imported = dataclasses.replace(trained, bos_id=2)
-    assert prompt_tokens(imported, "") == [2]
-    assert prompt_tokens(imported, "Ahab") == [2, *prompt_tokens(trained, "Ahab")]
+    assert imported.prompt("") == [2]
+    assert imported.prompt("Ahab") == [2, *trained.prompt("Ahab")]
 
 
 def test_pieces_add_up_to_the_texts(trained):
