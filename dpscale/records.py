@@ -32,6 +32,8 @@ STATUS_FILE = "status.json"
 RESULT_FILE = "result.json"
 RECEIPT_FILE = "receipt.json"
 CHECKPOINTS_DIR = "checkpoints"
+CHECKSUMS_FILE = "checksums.json"
+"""In the folder of a checkpoint, written last: without it the save was not finished."""
 IMPORTED_FILE = "imported.json"
 TABLE_FILE = "results.parquet"
 TABLE_CSV_FILE = "results.csv"
@@ -169,6 +171,13 @@ def read_status(run_dir: str | Path) -> RunStatus | None:
     fields = read_json(path)
     status = _read_status_word(fields, where=str(path))
     return build(RunStatus, {**fields, "status": status}, where=str(path))
+
+
+def saved_step(run_dir: str | Path) -> int | None:
+    """The step of the newest checkpoint whose save was finished; None before the first."""
+    finished = Path(run_dir).glob(f"{CHECKPOINTS_DIR}/*/{CHECKSUMS_FILE}")
+    steps = [int(path.parent.name) for path in finished if path.parent.name.isdigit()]
+    return max(steps, default=None)
 
 
 def _read_status_word(fields: dict[str, Any], *, where: str) -> Status:

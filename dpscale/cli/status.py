@@ -35,7 +35,6 @@ def run(options: Options, output: Output) -> ExitCode:
 
     states = survey(options.folder, now=time.time())
     counts = Counter(state.status for state in states)
-    workers = max(1, counts[Status.RUNNING])
     output.table(
         ("run", "status", "step", "train loss", "epsilon", "left"), [_row(s) for s in states]
     )
@@ -43,11 +42,11 @@ def run(options: Options, output: Output) -> ExitCode:
         if state.error:
             output.say(f"{state.run_id}: {state.error}")
     if len(states) > 1:
-        output.say(summary_line(states, workers=workers))
+        output.say(summary_line(states))
     output.result(
         {
             "counts": {str(status): counts[status] for status in Status},
-            "seconds_left": seconds_left(states, workers=workers),
+            "seconds_left": seconds_left(states),
             "runs": [_plain(state) for state in states],
         }
     )

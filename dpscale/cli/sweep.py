@@ -2,13 +2,12 @@
 
 import os
 import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -17,7 +16,11 @@ from dpscale.errors import ExitCode, InputError
 from dpscale.records import Status
 
 if TYPE_CHECKING:
+    from dpscale.sweep.launchers.protocol import Launcher
+    from dpscale.sweep.spec import Sweep
     from dpscale.sweep.survey import RunState
+
+LauncherName = Literal["local", "ray", "slurm"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,60 +28,90 @@ class Options(CommonOptions):
     """Run every point of a sweep file as `dpscale train`, and write one results table.
 
     A sweep file holds [base], a run config, and one or more [[grid]] tables of axes. Repeat
-    the command to go on after an interruption: finished points are skipped, interrupted ones
-    resume, failed ones are tried again. A point that fails does not stop the others.
+    the command to go on after an interruption, with another --launcher if you like: finished
+    points are skipped, interrupted ones resume, failed ones are tried again. A point that fails
+    does not stop the others.
     """
 
     sweep: Annotated[Path, tyro.conf.Positional]
     """The sweep file (TOML)."""
     out: Path
     """Folder for configs, runs, logs and the results table."""
+    launcher: LauncherName = "local"
+    """What runs the points: this computer, a Ray cluster (RAY_ADDRESS; without it Ray on this
+    computer), or Slurm. The sweep file's [resources] say what a point needs."""
     jobs: int | None = None
-    """Runs at a time; by default one for each core, and each pinned to its own. Use 1 where
-    runs share one accelerator."""
+    """Runs at a time on this computer; by default as many as its cores allow, each pinned to its
+    own. Use 1 where runs share one accelerator."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Replace a setting of the base, as in --set training.iterations=100; may be repeated."""
-    retries: int = 1
-    """How often a run that died without a result is started again."""
+    retries: int = 3
+    """How often a run that left without a result, and without having saved anything new, is
+    started again."""
 
 
 def run(options: Options, output: Output) -> ExitCode:
     """Runs the sweep; `FAILED_POINTS` where any point did not finish."""
-    from dpscale.sweep.launcher import LocalLauncher, available_cores
     from dpscale.sweep.layout import SweepFolder, locked
     from dpscale.sweep.progress import SweepProgress
     from dpscale.sweep.runner import SweepRun, SweepSettings, require_data
     from dpscale.sweep.spec import read_sweep
     from dpscale.sweep.table import write_table
 
-    jobs = len(available_cores()) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise InputError("--jobs", f"expected at least 1, found {jobs}.")
     if options.retries < 0:
         raise InputError("--retries", f"expected at least 0, found {options.retries}.")
     sweep = read_sweep(options.sweep, options.set)
     require_data(sweep.data_paths)
     folder = SweepFolder(options.out)
-    output.say(f"{len(sweep.points)} runs, {jobs} at a time, in {folder.root}")
-    watching = SweepProgress(output.progress_console, workers=jobs)
-    with locked(folder), _stop_signals() as requests, watching as progress:
-        states = SweepRun(
-            points=sweep.points,
-            folder=folder,
-            launcher=LocalLauncher(jobs, environment=os.environ),
-            make_command=train_command,
-            settings=SweepSettings(retries=options.retries),
-            stop_requests=lambda: len(requests),
-            observe=progress.show,
-        ).run()
+    with closing(_launcher(options, sweep, output)) as launcher, locked(folder):
+        watching = SweepProgress(output.progress_console)
+        with _stop_signals() as requests, watching as progress:
+            states = SweepRun(
+                points=sweep.points,
+                folder=folder,
+                launcher=launcher,
+                make_command=train_command,
+                settings=SweepSettings(retries=options.retries),
+                resources_of=sweep.resources_of,
+                stop_requests=lambda: len(requests),
+                observe=progress.show,
+            ).run()
         write_table(folder, sweep.points)
     return _report(states, table=folder.table_path, output=output)
 
 
 def train_command(config: Path, run_dir: Path) -> list[str]:
-    """What a point runs."""
-    verb = [sys.executable, "-m", "dpscale.cli.main", "train"]
-    return [*verb, str(config), "--out", str(run_dir)]
+    """What a point runs, on whichever machine."""
+    from dpscale.sweep.launchers.protocol import PYTHON
+
+    return [PYTHON, "-m", "dpscale.cli.main", "train", str(config), "--out", str(run_dir)]
+
+
+def _launcher(options: Options, sweep: "Sweep", output: Output) -> "Launcher":
+    if options.launcher == "local":
+        return _local_launcher(options, sweep, output)
+    if options.jobs is not None:
+        raise InputError("--jobs", f"is for --launcher local; {options.launcher} has its own.")
+    output.say(f"{len(sweep.points)} runs by {options.launcher}, in {options.out}")
+    if options.launcher == "ray":
+        from dpscale.sweep.launchers.ray import RayLauncher
+
+        return RayLauncher(address=os.environ.get("RAY_ADDRESS"))
+    from dpscale.sweep.launchers.slurm import SlurmLauncher
+
+    return SlurmLauncher(options.out / "slurm", options=sweep.slurm)
+
+
+def _local_launcher(options: Options, sweep: "Sweep", output: Output) -> "Launcher":
+    from dpscale.sweep.launchers.local import LocalLauncher, available_cores
+
+    needs = [sweep.resources_of(point) for point in sweep.points]
+    cores = max((need.hosts * need.cores for need in needs), default=1)
+    jobs = max(1, len(available_cores()) // cores) if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise InputError("--jobs", f"expected at least 1, found {jobs}.")
+    output.say(f"{len(sweep.points)} runs, {jobs} at a time, in {options.out}")
+    return LocalLauncher(jobs, environment=os.environ, cores=cores)
 
 
 def _report(states: "list[RunState]", *, table: Path, output: Output) -> ExitCode:

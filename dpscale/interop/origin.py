@@ -15,12 +15,12 @@ from dpscale.files import read_json
 from dpscale.inference.trained import TrainedModel
 from dpscale.records import (
     CHECKPOINTS_DIR,
+    CHECKSUMS_FILE,
     CONFIG_FILE,
     IMPORTED_FILE,
     RECEIPT_FILE,
     read_result,
 )
-from dpscale.training.checkpoint import CHECKSUMS_FILE
 
 RECEIPT_FIELDS = (
     "guarantee",

@@ -18,14 +18,10 @@ class SweepProgress:
     """Shows the states of a sweep's runs on a console, as a context.
 
     A terminal gets a picture that is redrawn; anything else a line whenever a run has ended.
-
-    Args:
-      workers: Runs at a time, for the time left.
     """
 
-    def __init__(self, console: Console, *, workers: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._workers = workers
         self._ended = -1
         # Redrawn by `show` alone: no thread of rich's own while processes are started.
         self._live = Live(console=console, auto_refresh=False, transient=True)
@@ -47,7 +43,7 @@ class SweepProgress:
 
     def show(self, states: list[RunState]) -> None:
         """Draws the states of all runs of the sweep."""
-        summary = summary_line(states, workers=self._workers)
+        summary = summary_line(states)
         if self._console.is_terminal:
             self._live.update(_picture(summary, states), refresh=True)
             return
@@ -57,7 +53,7 @@ class SweepProgress:
             self._ended = ended
 
 
-def summary_line(states: Sequence[RunState], *, workers: int) -> str:
+def summary_line(states: Sequence[RunState]) -> str:
     """One line on a sweep: how many runs have ended, run, failed, and how long is left."""
     counts = Counter(state.status for state in states)
     failed = counts[Status.FAILED] + counts[Status.DIVERGED]
@@ -66,7 +62,7 @@ def summary_line(states: Sequence[RunState], *, workers: int) -> str:
         f"{counts[Status.RUNNING]} running",
         f"{failed} failed" if failed else "",
     ]
-    left = seconds_left(states, workers=workers)
+    left = seconds_left(states)
     if left:
         parts.append(f"about {duration(left)} left")
     return ", ".join(part for part in parts if part)

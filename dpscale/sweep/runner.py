@@ -15,11 +15,11 @@ from typing import Protocol
 from dpscale.config import RunConfig
 from dpscale.errors import ExitCode, InputError, RunInterrupted
 from dpscale.files import write_text_atomically
-from dpscale.records import Status, read_result
+from dpscale.records import Status, read_result, saved_step
 from dpscale.schema import to_toml
-from dpscale.sweep.launcher import Job, Launcher
+from dpscale.sweep.launchers.protocol import Ended, EngineLost, Job, Launcher, Resources, Task
 from dpscale.sweep.layout import SweepFolder
-from dpscale.sweep.schedule import next_point, program_of
+from dpscale.sweep.schedule import in_order, program_of
 from dpscale.sweep.survey import RunState, point_state
 
 MakeCommand = Callable[[Path, Path], Sequence[str]]
@@ -27,10 +27,13 @@ MakeCommand = Callable[[Path, Path], Sequence[str]]
 
 
 class Clock(Protocol):
-    """Time, so that a test need not wait."""
+    """Time, so that a test need not wait, and can make it jump."""
 
     def now(self) -> float:
-        """Unix time in seconds."""
+        """Unix time in seconds; it may jump."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; it never jumps."""
 
     def sleep(self, seconds: float) -> None:
         """Waits."""
@@ -40,8 +43,12 @@ class SystemClock:
     """The clock on the wall."""
 
     def now(self) -> float:
-        """Unix time in seconds."""
+        """Unix time in seconds; it may jump."""
         return time.time()
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; it never jumps."""
+        return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
         """Waits."""
@@ -53,13 +60,17 @@ class SweepSettings:
     """How a sweep is run; none of it changes a result.
 
     Args:
-      retries: How often a point that died without a result is started again; a point that
-        was refused (exit code 2) is not.
+      retries: How often a point is started again that left without a result and without having
+        saved anything new: whatever the reason, a lost machine included. One that was refused
+        (exit code 2) is not started again.
+      retry_seconds: The second retry waits that long, the third twice that, and so on; the first
+        is at once. What a lost worker left running is gone by then.
       poll_seconds: Between two looks at the running points.
       grace_seconds: Between asking a run to stop and killing it.
     """
 
-    retries: int = 1
+    retries: int = 3
+    retry_seconds: float = 5.0
     poll_seconds: float = 0.2
     grace_seconds: float = 30.0
 
@@ -71,12 +82,22 @@ class _Running:
 
 
 @dataclass
+class _Tries:
+    """The starts of a point that brought it no further."""
+
+    count: int = 0
+    saved_step: int | None = None
+    not_before: float = 0.0
+
+
+@dataclass
 class SweepRun:
     """One pass over the points of a sweep.
 
     Args:
       points: The runs; those that have ended already are left alone.
       make_command: What to start for a config file and a run folder.
+      resources_of: What a point occupies.
       stop_requests: How often the user has asked to stop; the second time runs are killed
         without grace.
       observe: Called after every look at the runs, with the state of every point.
@@ -88,15 +109,16 @@ class SweepRun:
     make_command: MakeCommand
     settings: SweepSettings = field(default_factory=SweepSettings)
     clock: Clock = field(default_factory=SystemClock)
+    resources_of: Callable[[RunConfig], Resources] = lambda point: Resources()
     stop_requests: Callable[[], int] = lambda: 0
     observe: Callable[[list[RunState]], None] = lambda states: None
 
     def __post_init__(self) -> None:
         self._running: list[_Running] = []
-        self._attempts: dict[str, int] = {}
+        self._tries: dict[str, _Tries] = {}
         self._compiled: set[RunConfig] = set()
         self._failures: dict[str, str] = {}
-        self._ended: dict[str, RunState] = {}
+        self._states: dict[str, RunState] = {}
 
     def run(self) -> list[RunState]:
         """Runs what is left; returns the state of every point, all of them ended.
@@ -105,74 +127,104 @@ class SweepRun:
 
         Raises:
           RunInterrupted: A stop was requested; all runs have left and can be resumed.
+          EngineLost: The engine is gone, and with it what it ran.
         """
         for point in self.points:
             self._write_config(point)
         self.folder.write_failures(self._failures)  # earlier failures get a new chance
+        self._states = {point.run_id: self._read_state(point) for point in self.points}
         waiting = [point for point in self.points if not self._has_ended(point)]
+        for point in waiting:
+            self._tries[point.run_id] = _Tries(saved_step=self._saved_step(point))
         try:
             while waiting or self._running:
                 if self.stop_requests():
                     raise RunInterrupted("interrupted; run the same command again to go on.")
                 self._look(waiting)
                 self._start_from(waiting)
-                self.observe(self._states())
-                if self._running:
+                self.observe(self._look_at_states())
+                if waiting or self._running:
                     self.clock.sleep(self.settings.poll_seconds)
+        except EngineLost:
+            self._running.clear()  # nobody is left to ask
+            raise
         finally:
             self._stop_all()
-        return self._states()
+        return self._look_at_states()
 
     def _start_from(self, waiting: list[RunConfig]) -> None:
-        """Fills the free slots of the launcher."""
-        while waiting and len(self._running) < self.launcher.slots:
-            compiling = {program_of(running.point) for running in self._running} - self._compiled
-            point = next_point(waiting, compiling)
+        """Hands the launcher what it has room for."""
+        now = self.clock.monotonic()
+        ready = [point for point in waiting if self._tries[point.run_id].not_before <= now]
+        if not ready or not self.launcher.has_room:
+            return
+        compiling = {program_of(running.point) for running in self._running} - self._compiled
+        ordered = in_order(ready, compiling)
+        jobs = self.launcher.launch([self._task(point) for point in ordered])
+        for point, job in zip(ordered, jobs, strict=False):
             waiting.remove(point)
-            run_id = point.run_id
-            command = self.make_command(
-                self.folder.config_path(run_id), self.folder.run_dir(run_id)
-            )
-            job = self.launcher.launch(command, log=self.folder.log_path(run_id))
-            self._attempts[run_id] = self._attempts.get(run_id, 0) + 1
             self._running.append(_Running(point, job))
+
+    def _task(self, point: RunConfig) -> Task:
+        config, run_dir = self.folder.config_path(point.run_id), self.folder.run_dir(point.run_id)
+        return Task(
+            name=point.run_id,
+            command=tuple(self.make_command(config, run_dir)),
+            log=self.folder.log_path(point.run_id),
+            working_dir=Path.cwd(),
+            resources=self.resources_of(point),
+            grace_seconds=self.settings.grace_seconds,
+        )
 
     def _look(self, waiting: list[RunConfig]) -> None:
         """Settles the points whose command has left: ended, to be tried again, or failed."""
         for running in list(self._running):
-            point, code = running.point, running.job.poll()
-            if code is None:
+            point, ended = running.point, running.job.poll()
+            if ended is None:
                 continue
             self._running.remove(running)
             self._compiled.add(program_of(point))
+            self._states[point.run_id] = self._read_state(point)
             if self._has_ended(point):
                 continue
-            if code != ExitCode.USAGE and self._attempts[point.run_id] <= self.settings.retries:
+            if ended.exit_code != ExitCode.USAGE and self._may_try_again(point):
                 waiting.append(point)
                 continue
-            self._failures[point.run_id] = failure_reason(code, self.folder.log_path(point.run_id))
+            self._failures[point.run_id] = failure_reason(ended, self.folder.log_path(point.run_id))
             self.folder.write_failures(self._failures)
+            self._states[point.run_id] = self._read_state(point)
 
-    def _states(self) -> list[RunState]:
-        states = {point.run_id: self._state(point) for point in self.points}
+    def _may_try_again(self, point: RunConfig) -> bool:
+        """Counts a start that saved nothing new; one that did is the first of a new count."""
+        tries, saved = self._tries[point.run_id], self._saved_step(point)
+        if saved is not None and (tries.saved_step is None or saved > tries.saved_step):
+            tries.count, tries.saved_step = 0, saved
+            return True
+        tries.count += 1
+        wait = self.settings.retry_seconds * (tries.count - 1)
+        tries.not_before = self.clock.monotonic() + wait
+        return tries.count <= self.settings.retries
+
+    def _look_at_states(self) -> list[RunState]:
+        """The state of every point; only those that are in hand can have moved on."""
         for running in self._running:
-            state = states[running.point.run_id]
+            state = self._read_state(running.point)
             if state.status is Status.RUNNING and state.step > 0:  # its program is in the cache
                 self._compiled.add(program_of(running.point))
             if not state.ended:  # its heartbeat may be an earlier start's, or not there yet
-                states[state.run_id] = dataclasses.replace(state, status=Status.RUNNING)
-        return list(states.values())
+                status = Status.RUNNING if running.job.has_started else Status.WAITING
+                state = dataclasses.replace(state, status=status)
+            self._states[state.run_id] = state
+        return [self._states[point.run_id] for point in self.points]
 
-    def _state(self, point: RunConfig) -> RunState:
-        if point.run_id not in self._ended:
-            state = point_state(self.folder, point, self._failures, now=self.clock.now())
-            if not state.ended:
-                return state
-            self._ended[point.run_id] = state
-        return self._ended[point.run_id]
+    def _read_state(self, point: RunConfig) -> RunState:
+        return point_state(self.folder, point, self._failures, now=self.clock.now())
 
     def _has_ended(self, point: RunConfig) -> bool:
         return read_result(self.folder.run_dir(point.run_id)) is not None
+
+    def _saved_step(self, point: RunConfig) -> int | None:
+        return saved_step(self.folder.run_dir(point.run_id))
 
     def _write_config(self, point: RunConfig) -> None:
         text = to_toml(point.to_dict(), header=f"A point of a sweep: {point.run_id}")
@@ -183,21 +235,29 @@ class SweepRun:
         for running in self._running:
             running.job.terminate()
         requests = self.stop_requests()
-        deadline = self.clock.now() + self.settings.grace_seconds
+        deadline = self.clock.monotonic() + self.settings.grace_seconds
         while any(running.job.poll() is None for running in self._running):
-            if self.clock.now() > deadline or self.stop_requests() > max(1, requests):
+            is_late = self.clock.monotonic() > deadline
+            if is_late or self.stop_requests() > max(1, requests):
                 for running in self._running:
                     running.job.kill()
             self.clock.sleep(self.settings.poll_seconds)
         self._running.clear()
 
 
-def failure_reason(code: int, log: Path) -> str:
+def failure_reason(ended: Ended, log: Path) -> str:
     """Why a command left no result: how it ended, and the last line that it printed."""
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
     last = next((line.strip() for line in reversed(lines) if line.strip()), "printed nothing")
-    how = f"killed by signal {-code}" if code < 0 else f"exit code {code} without a result"
-    return f"{how}: {last}"
+    return f"{_how(ended)}: {last}"
+
+
+def _how(ended: Ended) -> str:
+    if ended.exit_code is None:
+        return f"lost ({ended.reason})" if ended.reason else "lost"
+    if ended.exit_code < 0:
+        return f"killed by signal {-ended.exit_code}"
+    return f"exit code {ended.exit_code} without a result"
 
 
 def require_data(paths: Sequence[str]) -> None:

@@ -48,12 +48,24 @@ def program_of(config: RunConfig) -> RunConfig:
     )
 
 
-def next_point(waiting: Sequence[RunConfig], compiling: Collection[RunConfig]) -> RunConfig:
-    """The longest waiting point whose program is not being compiled, else the longest.
+def in_order(
+    waiting: Sequence[RunConfig], compiling: Collection[RunConfig] = ()
+) -> list[RunConfig]:
+    """The points in the order to start them: longest first, but none before its program is there.
+
+    Each is the longest of those left whose program is neither being compiled nor that of a point
+    before it, and where there is none the longest.
 
     Args:
-      waiting: At least one point; among equally long ones the first wins.
+      waiting: Among equally long ones the first comes first.
       compiling: The programs (`program_of`) that running points have not compiled yet.
     """
-    settled = [point for point in waiting if program_of(point) not in compiling]
-    return max(settled or waiting, key=planned_flops)
+    longest_first = sorted(waiting, key=planned_flops, reverse=True)
+    programs = [program_of(point) for point in longest_first]
+    seen = set(compiling)
+    early: list[RunConfig] = []
+    late: list[RunConfig] = []
+    for point, program in zip(longest_first, programs, strict=True):
+        (late if program in seen else early).append(point)
+        seen.add(program)
+    return early + late

@@ -9,15 +9,22 @@
     shape = ["w16", "w32"]                   # short for model.shape
     optimizer.learning_rate = [0.03, 0.06]   # any key of a run config
     seed = [0, 1]
+    resources = { TPU = 4, hosts = 2 }       # what each of its points needs, in place of:
 
-A point that several grids contain is run once. All points are checked before the first one
-runs.
+    [resources]                              # what a point needs where its grid does not say
+    CPU = 1                                  # of each host; names are the engine's
+
+    [slurm]                                  # for `--launcher slurm`: options of sbatch
+    partition = "gpu"
+
+A point that several grids contain is run once, with the resources of the first. All points are
+checked before the first one runs.
 """
 
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +32,36 @@ from dpscale.config import RunConfig
 from dpscale.errors import InputError
 from dpscale.schema import read_toml, with_overrides
 from dpscale.sizes import expand_shape
+from dpscale.sweep.launchers.protocol import Resources
 
 Axes = dict[str, list[Any]]
+
+_SECTIONS = ("base", "grid", "resources", "slurm")
+
+
+@dataclass(frozen=True)
+class _Grid:
+    axes: Axes
+    resources: Resources | None
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs of a sweep, each a valid config; no two share a `run_id`."""
+    """The runs of a sweep, each a valid config; no two share a `run_id`.
+
+    Attributes:
+      points: The runs.
+      resources: What each needs, by `run_id`.
+      slurm: Options of sbatch, as they stand in the file.
+    """
 
     points: tuple[RunConfig, ...]
+    resources: Mapping[str, Resources] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+
+    def resources_of(self, point: RunConfig) -> Resources:
+        """What a point of the sweep needs."""
+        return self.resources[point.run_id]
 
     @property
     def data_paths(self) -> tuple[str, ...]:
@@ -58,29 +86,51 @@ def sweep_from_dict(
 ) -> Sweep:
     """The sweep in a file's plain data; `where` (the file's name) heads every error."""
     for key in fields:
-        if key not in ("base", "grid"):
-            raise InputError(f"{where}: {key}", "unknown key; known here: base, grid.")
+        if key not in _SECTIONS:
+            raise InputError(f"{where}: {key}", f"unknown key; known here: {', '.join(_SECTIONS)}.")
     base = fields.get("base")
     if not isinstance(base, Mapping):
         raise InputError(f"{where}: base", "missing; write the settings of a run under [base].")
     grids = _grids(fields.get("grid"), where=where)
     _refuse_set_axes(overrides, grids)
     base = with_overrides(base, overrides)
+    usual = _resources(fields, where=where)
     points: dict[str, RunConfig] = {}
-    for axes in grids:
-        for values in _product(axes):
+    resources: dict[str, Resources] = {}
+    for grid in grids:
+        for values in _product(grid.axes):
             point = _point(base, values, where=where)
             points.setdefault(point.run_id, point)
-    return Sweep(points=tuple(points.values()))
+            resources.setdefault(point.run_id, grid.resources or usual)
+    slurm = _table(fields, "slurm", where=where)
+    return Sweep(points=tuple(points.values()), resources=resources, slurm=slurm)
 
 
-def _grids(tables: Any, *, where: str) -> list[Axes]:
+def _resources(fields: Mapping[str, Any], *, where: str) -> Resources:
+    table = _table(fields, "resources", where=where)
+    return Resources.from_dict(table, where=f"{where}: resources")
+
+
+def _table(fields: Mapping[str, Any], key: str, *, where: str) -> Mapping[str, Any]:
+    table = fields.get(key, {})
+    if not isinstance(table, Mapping):
+        raise InputError(f"{where}: {key}", f"expected a table, found {table!r}.")
+    return table
+
+
+def _grids(tables: Any, *, where: str) -> list[_Grid]:
     if not isinstance(tables, list) or not all(isinstance(table, Mapping) for table in tables):
         raise InputError(f"{where}: grid", "expected one or more tables headed [[grid]].")
     return [
-        dict(_axes(table, where=f"{where}: grid {number}"))
+        _grid(table, where=f"{where}: grid {number}")
         for number, table in enumerate(tables, start=1)
     ]
+
+
+def _grid(table: Mapping[str, Any], *, where: str) -> _Grid:
+    axes = {key: value for key, value in table.items() if key != "resources"}
+    resources = _resources(table, where=where) if "resources" in table else None
+    return _Grid(dict(_axes(axes, where=where)), resources)
 
 
 def _axes(table: Mapping[str, Any], *, where: str, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -99,11 +149,11 @@ def _full_name(name: str) -> str:
     return "model.shape" if name == "shape" else name
 
 
-def _refuse_set_axes(overrides: tuple[str, ...], grids: list[Axes]) -> None:
+def _refuse_set_axes(overrides: tuple[str, ...], grids: list[_Grid]) -> None:
     """Setting an axis would either be ignored or silently empty the grid: neither is meant."""
     for override in overrides:
         name = _full_name(override.partition("=")[0].strip())
-        if any(name in axes for axes in grids):
+        if any(name in grid.axes for grid in grids):
             raise InputError("--set", f"{name} is an axis of the sweep; edit the file instead.")
 
 

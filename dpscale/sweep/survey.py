@@ -147,14 +147,11 @@ def point_state(
     )
 
 
-def seconds_left(states: Sequence[RunState], *, workers: int) -> float | None:
+def seconds_left(states: Sequence[RunState]) -> float | None:
     """How long until all runs have ended, from the seconds per FLOP of what was done so far.
 
-    None where nothing was done yet, or a run's FLOPs are not known and it has no pace of
-    its own.
-
-    Args:
-      workers: Runs at a time, at least 1.
+    As many at a time as are running now. None where nothing was done yet, or a run's FLOPs are
+    not known and it has no pace of its own.
     """
     own = [state.seconds_left for state in states if not state.ended]
     if any(state.planned_flops is None for state in states):
@@ -165,7 +162,8 @@ def seconds_left(states: Sequence[RunState], *, workers: int) -> float | None:
     if not done:
         return None
     left = sum((state.planned_flops or 0.0) - _done(state) for state in states if not state.ended)
-    return spent / done * left / max(1, min(workers, len(own)))
+    running = sum(state.status is Status.RUNNING for state in states)
+    return spent / done * left / max(1, running)
 
 
 def _done(state: RunState) -> float:

@@ -20,15 +20,12 @@ from dpscale.config import ModelConfig
 from dpscale.errors import InputError
 from dpscale.files import read_json, write_json_atomically
 from dpscale.model.decoder import Params, params_shapes
-from dpscale.records import CHECKPOINTS_DIR
+from dpscale.records import CHECKPOINTS_DIR, CHECKSUMS_FILE
 from dpscale.schema import build
 from dpscale.training.hosts import agreed_by_first, is_first, wait_for_all
 from dpscale.training.step import TrainState
 
 Restored = TypeVar("Restored")
-
-CHECKSUMS_FILE = "checksums.json"
-"""In a checkpoint's folder, written last: without it the save was not finished."""
 
 
 @dataclass(frozen=True)

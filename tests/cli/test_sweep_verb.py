@@ -14,6 +14,7 @@ import pytest
 
 from dpscale.cli import main as command_line
 from dpscale.cli import sweep as sweep_verb
+from dpscale.sweep.launchers.protocol import PYTHON
 from dpscale.sweep.layout import SweepFolder, locked
 
 SWEEP = """
@@ -201,4 +202,4 @@ def processes_that_run(script: str) -> list[str]:
 def test_the_command_of_a_point_is_dpscale_train(tmp_path: Path) -> None:
     command = sweep_verb.train_command(tmp_path / "c.toml", tmp_path / "run")
     train = ["train", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run")]
-    assert command == [sys.executable, "-m", "dpscale.cli.main", *train]
+    assert command == [PYTHON, "-m", "dpscale.cli.main", *train]

@@ -19,15 +19,13 @@ def test_the_summary_counts_done_running_and_failed_runs() -> None:
         state(Status.RUNNING, 5),
         state(Status.WAITING, 0),
     ]
-    assert (
-        summary_line(states, workers=1) == "1 of 5 runs done, 1 running, 2 failed, about 15 s left"
-    )
+    assert summary_line(states) == "1 of 5 runs done, 1 running, 2 failed, about 15 s left"
 
 
 def test_a_terminal_sees_the_step_of_each_running_run() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=120)
-    with SweepProgress(console, workers=1) as progress:
+    with SweepProgress(console) as progress:
         progress.show([state(Status.RUNNING, 7, "the-run"), state(Status.WAITING, 0, "another")])
     assert "the-run" in text.getvalue()
     assert "7/10" in text.getvalue()
@@ -37,7 +35,7 @@ def test_a_terminal_sees_the_step_of_each_running_run() -> None:
 
 def test_a_log_file_gets_one_line_for_each_ended_run_not_one_for_each_look() -> None:
     text = io.StringIO()
-    with SweepProgress(Console(file=text, width=40), workers=1) as progress:
+    with SweepProgress(Console(file=text, width=40)) as progress:
         for step in (1, 2, 3):
             progress.show([state(Status.RUNNING, step)])
         progress.show([state(Status.FINISHED, 10)])

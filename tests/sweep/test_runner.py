@@ -12,12 +12,13 @@ from dpscale.config import RunConfig
 from dpscale.errors import RunInterrupted
 from dpscale.records import Status
 from dpscale.schema import read_toml
-from dpscale.sweep.launcher import LocalLauncher
+from dpscale.sweep.launchers.local import LocalLauncher
+from dpscale.sweep.launchers.protocol import Ended, Task
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.runner import SweepRun, SweepSettings
 from dpscale.sweep.survey import RunState
 
-FAST = SweepSettings(retries=1, poll_seconds=0.01, grace_seconds=0.3)
+FAST = SweepSettings(retries=1, retry_seconds=0.0, poll_seconds=0.01, grace_seconds=0.3)
 
 
 def sweep_run(fake: Any, *, jobs: int = 2, **changes: Any) -> SweepRun:
@@ -138,11 +139,13 @@ def test_a_second_request_kills_without_grace(fake: Any, points: list[RunConfig]
 class PaperJob:
     """Ends when the test says so."""
 
+    has_started = True
+
     def __init__(self) -> None:
         self.code: int | None = None
 
-    def poll(self) -> int | None:
-        return self.code
+    def poll(self) -> Ended | None:
+        return None if self.code is None else Ended(self.code)
 
     def terminate(self) -> None:
         self.code = -15
@@ -154,17 +157,26 @@ class PaperJob:
 class PaperLauncher:
     """Two slots; every job fails at its third poll of the clock."""
 
-    slots = 2
-
     def __init__(self) -> None:
         self.jobs: list[PaperJob] = []
         self.most_at_once = 0
 
-    def launch(self, command: Sequence[str], *, log: Path) -> PaperJob:
-        self.jobs.append(PaperJob())
-        running = sum(job.code is None for job in self.jobs)
-        self.most_at_once = max(self.most_at_once, running)
-        return self.jobs[-1]
+    @property
+    def running(self) -> int:
+        return sum(job.code is None for job in self.jobs)
+
+    @property
+    def has_room(self) -> bool:
+        return self.running < 2
+
+    def launch(self, tasks: Sequence[Task]) -> list[PaperJob]:
+        new = [PaperJob() for _ in tasks[: 2 - self.running]]
+        self.jobs += new
+        self.most_at_once = max(self.most_at_once, self.running)
+        return new
+
+    def close(self) -> None:
+        pass
 
 
 class PaperClock:
@@ -175,6 +187,9 @@ class PaperClock:
         self.launcher = launcher
 
     def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
         return self.time
 
     def sleep(self, seconds: float) -> None:

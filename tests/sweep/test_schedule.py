@@ -2,7 +2,7 @@ from typing import Any
 
 from dpscale.config import RunConfig
 from dpscale.sizes import expand_shape
-from dpscale.sweep.schedule import next_point, planned_flops, program_of
+from dpscale.sweep.schedule import in_order, planned_flops, program_of
 
 
 def point(width: int = 16, rate: float = 0.1, **changes: Any) -> RunConfig:
@@ -39,15 +39,20 @@ def test_shapes_need_another_compilation() -> None:
 
 def test_the_longest_goes_first() -> None:
     short, long = point(16), point(32)
-    assert next_point([short, long], ()) is long
+    assert in_order([short, long]) == [long, short]
 
 
 def test_a_size_in_compilation_is_passed_over() -> None:
     # Started now, the second w32 run would compile the same program once more.
     other, same = point(16), point(32, rate=0.2)
-    assert next_point([other, same], {program_of(point(32))}) is other
+    assert in_order([other, same], {program_of(point(32))}) == [other, same]
 
 
 def test_no_slot_stays_empty_when_only_sizes_in_compilation_are_left() -> None:
     same = point(32, rate=0.2)
-    assert next_point([same], {program_of(point(32))}) is same
+    assert in_order([same], {program_of(point(32))}) == [same]
+
+
+def test_two_of_a_size_are_not_started_together_where_another_can_be() -> None:
+    first, second, other = point(32, rate=0.1), point(32, rate=0.2), point(16)
+    assert in_order([first, second, other]) == [first, other, second]

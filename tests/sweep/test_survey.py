@@ -95,27 +95,28 @@ def state(status: Status, step: int, seconds: float, flops: float | None = 100.0
     return RunState("r", status, step, 10, seconds, planned_flops=flops)
 
 
-def test_time_left_counts_the_work_of_waiting_runs_and_shares_it_among_workers() -> None:
+def test_time_left_counts_the_work_of_waiting_runs_and_shares_it_among_those_that_run() -> None:
     states = [
         state(Status.FINISHED, 10, 8.0, 100.0),
         state(Status.RUNNING, 5, 4.0, 100.0),
         state(Status.WAITING, 0, 0.0, 200.0),
     ]
     # 12 seconds for 150 FLOPs; 50 + 200 are left.
-    assert seconds_left(states, workers=1) == pytest.approx(12 / 150 * 250)
-    assert seconds_left(states, workers=2) == pytest.approx(12 / 150 * 250 / 2)
-    assert seconds_left(states, workers=64) == pytest.approx(12 / 150 * 250 / 2)
+    assert seconds_left(states) == pytest.approx(12 / 150 * 250)
+    states.append(state(Status.RUNNING, 5, 4.0, 100.0))
+    assert seconds_left(states) == pytest.approx(16 / 200 * 300 / 2)
+    assert seconds_left([states[0], states[2]]) == pytest.approx(8 / 100 * 200)
 
 
 def test_time_left_is_unknown_before_anything_is_done() -> None:
-    assert seconds_left([state(Status.WAITING, 0, 0.0)], workers=2) is None
-    assert seconds_left([state(Status.WAITING, 0, 0.0, None)], workers=2) is None
+    assert seconds_left([state(Status.WAITING, 0, 0.0)]) is None
+    assert seconds_left([state(Status.WAITING, 0, 0.0, None)]) is None
 
 
 def test_time_left_of_runs_without_a_config_is_that_of_the_slowest() -> None:
     states = [state(Status.RUNNING, 5, 4.0, None), state(Status.RUNNING, 1, 4.0, None)]
-    assert seconds_left(states, workers=2) == pytest.approx(36.0)
+    assert seconds_left(states) == pytest.approx(36.0)
 
 
 def test_nothing_is_left_when_all_have_ended() -> None:
-    assert seconds_left([state(Status.FAILED, 5, 4.0)], workers=2) == 0.0
+    assert seconds_left([state(Status.FAILED, 5, 4.0)]) == 0.0

@@ -4,7 +4,7 @@ import pandas as pd
 
 from dpscale.config import RunConfig
 from dpscale.records import TABLE_COLUMNS
-from dpscale.sweep.launcher import LocalLauncher
+from dpscale.sweep.launchers.local import LocalLauncher
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.runner import SweepRun, SweepSettings
 from dpscale.sweep.table import to_frame, write_table

@@ -1,10 +1,10 @@
-"""Ties a process to its parent's life and to one core, then becomes the given command.
+"""Ties a process to its parent's life and to some cores, then becomes the given command.
 
-    python -m dpscale.sweep.leash PARENT_PID CORE COMMAND...
+    python -m dpscale.sweep.launchers.leash PARENT_PID CORES COMMAND...
 
 A small program of its own, because both settings must be made inside the child, and running
-Python between fork and exec is unsafe in a parent that has threads. CORE is a number, or
-`any` to leave the cores alone.
+Python between fork and exec is unsafe in a parent that has threads. CORES are numbers
+with commas between them, or `any` to leave the cores alone.
 """
 
 import ctypes
@@ -17,15 +17,15 @@ _PR_SET_PDEATHSIG = 1  # from linux/prctl.h; it survives exec
 
 def main(arguments: list[str]) -> None:
     """Applies the settings and replaces this process by the command."""
-    parent, core, *command = arguments
+    parent, cores, *command = arguments
     if sys.platform == "linux":
         # SIGKILL, not SIGTERM: a run loses nothing by it (it resumes from its checkpoint),
         # and none may go on writing to a folder that the next sweep has locked.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != int(parent):
             sys.exit(1)  # the parent died before the line above
-        if core != "any":
-            os.sched_setaffinity(0, {int(core)})
+        if cores != "any":
+            os.sched_setaffinity(0, {int(core) for core in cores.split(",")})
     os.execvp(command[0], command)
 
 
