@@ -9,7 +9,11 @@ import enum
 
 
 class ExitCode(enum.IntEnum):
-    """What the process tells its caller."""
+    """What the process tells its caller.
+
+    After `INTERRUPTED` the same command goes on where it stopped, sooner or later: a request to
+    stop, a full disk, a folder that another process works in.
+    """
 
     OK = 0
     FAILED_POINTS = 1
@@ -43,6 +47,12 @@ class InputError(DpscaleError, ValueError):
 
 class PrivacyRefusal(InputError):
     """A private run that must not start or go on, because its guarantee would not hold."""
+
+
+class FolderBusy(InputError):
+    """A folder that another process works in; the same command goes on once that has left."""
+
+    exit_code = ExitCode.INTERRUPTED
 
 
 class RunInterrupted(DpscaleError):

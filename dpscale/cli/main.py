@@ -6,6 +6,7 @@ or values becomes one line on stderr, `dpscale VERB: --option: what is wrong`.
 
 import contextlib
 import dataclasses
+import errno
 import importlib
 import io
 import re
@@ -46,6 +47,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: not our error
         return ExitCode.OK
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        print(f"dpscale {name}: {_about_space(error)}", file=sys.stderr)
+        return ExitCode.INTERRUPTED
+
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a full quota, and a file larger than this process may write."""
+
+
+def _about_space(error: OSError) -> str:
+    """A full disk is nobody's bug, and nothing written before it is lost."""
+    place = f"{error.filename}: " if error.filename else ""
+    reason = (error.strerror or "no space left").lower()
+    return f"{place}{reason}; make room, and run the same command again to go on."
 
 
 def parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +27,11 @@ class Options(CommonOptions):
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The folder of a run or of a sweep."""
+    watch: bool = False
+    """Look again every few seconds until all runs have ended; Ctrl-C leaves them alone."""
+
+
+WATCH_SECONDS = 2.0
 
 
 def run(options: Options, output: Output) -> ExitCode:
@@ -33,16 +39,16 @@ def run(options: Options, output: Output) -> ExitCode:
     from dpscale.sweep.progress import summary_line
     from dpscale.sweep.survey import seconds_left, survey
 
-    states = survey(options.folder, now=time.time())
-    counts = Counter(state.status for state in states)
-    output.table(
-        ("run", "status", "step", "train loss", "epsilon", "left"), [_row(s) for s in states]
+    states = (
+        _watch(options.folder, output) if options.watch else survey(options.folder, now=time.time())
     )
+    output.table(_COLUMNS, [_row(state) for state in states])
     for state in states:
         if state.error:
             output.say(f"{state.run_id}: {state.error}")
     if len(states) > 1:
         output.say(summary_line(states))
+    counts = Counter(state.status for state in states)
     output.result(
         {
             "counts": {str(status): counts[status] for status in Status},
@@ -51,6 +57,23 @@ def run(options: Options, output: Output) -> ExitCode:
         }
     )
     return ExitCode.OK
+
+
+def _watch(folder: Path, output: Output) -> "list[RunState]":
+    """Shows the runs until all have ended, or the one who watches has seen enough."""
+    from dpscale.sweep.progress import SweepProgress
+    from dpscale.sweep.survey import survey
+
+    states = survey(folder, now=time.time())
+    with SweepProgress(output.progress_console) as progress, suppress(KeyboardInterrupt):
+        while not all(state.ended for state in states):
+            progress.show(states)
+            time.sleep(WATCH_SECONDS)
+            states = survey(folder, now=time.time())
+    return states
+
+
+_COLUMNS = ("run", "status", "step", "train loss", "epsilon", "left")
 
 
 def _row(state: "RunState") -> tuple[str, ...]:

@@ -45,6 +45,8 @@ class Options(CommonOptions):
     own. Use 1 where runs share one accelerator."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Replace a setting of the base, as in --set training.iterations=100; may be repeated."""
+    dry_run: bool = False
+    """Print what would run, in which order, and what it would cost; nothing is written."""
     retries: int = 3
     """How often a run that left without a result, and without having saved anything new, is
     started again."""
@@ -61,8 +63,10 @@ def run(options: Options, output: Output) -> ExitCode:
     if options.retries < 0:
         raise InputError("--retries", f"expected at least 0, found {options.retries}.")
     sweep = read_sweep(options.sweep, options.set)
-    require_data(sweep.data_paths)
     folder = SweepFolder(options.out)
+    if options.dry_run:
+        return _print_plan(options, sweep, output)
+    require_data(sweep.data_paths)
     with closing(_launcher(options, sweep, output)) as launcher, locked(folder):
         watching = SweepProgress(output.progress_console)
         with _stop_signals() as requests, watching as progress:
@@ -78,6 +82,43 @@ def run(options: Options, output: Output) -> ExitCode:
             ).run()
         write_table(folder, sweep.points)
     return _report(states, table=folder.table_path, output=output)
+
+
+def _print_plan(options: Options, sweep: "Sweep", output: Output) -> ExitCode:
+    import time
+
+    from dpscale.sweep.device_hours import SHARE_OF_PEAK, device_hours
+    from dpscale.sweep.layout import SweepFolder
+    from dpscale.sweep.plan import plan_sweep
+
+    plan = plan_sweep(sweep, SweepFolder(options.out), now=time.time())
+    rows = [
+        (str(number), point.state.run_id, point.needs, f"{point.flops:.3g}")
+        for number, point in enumerate(plan.points, start=1)
+    ]
+    output.table(("order", "run", "needs", "FLOPs"), rows)
+    output.say(f"{len(rows)} runs to do, {plan.num_ended} have ended, {plan.flops:.3g} FLOPs")
+    hours = device_hours(plan.flops)
+    output.table(("one device of kind", "hours"), [(k, f"{v:.3g}") for k, v in hours.items()])
+    output.say(
+        f"accelerators at {SHARE_OF_PEAK:.0%} of their bfloat16 peak: small models reach less"
+    )
+    packing = {}
+    if options.launcher == "local":
+        jobs = _local_slots(options, sweep)[0]
+        packing = {"jobs": jobs, "stretch": plan.stretch(jobs)}
+        output.say(f"{jobs} at a time: {plan.stretch(jobs):.3f} of the least possible wall time")
+    output.result(
+        {
+            "order": [point.state.run_id for point in plan.points],
+            "flops": [point.flops for point in plan.points],
+            "ended": plan.num_ended,
+            "total_flops": plan.flops,
+            "device_hours": hours,
+            **packing,
+        }
+    )
+    return ExitCode.OK
 
 
 def train_command(config: Path, run_dir: Path) -> list[str]:
@@ -103,15 +144,23 @@ def _launcher(options: Options, sweep: "Sweep", output: Output) -> "Launcher":
 
 
 def _local_launcher(options: Options, sweep: "Sweep", output: Output) -> "Launcher":
-    from dpscale.sweep.launchers.local import LocalLauncher, available_cores
+    from dpscale.sweep.launchers.local import LocalLauncher
+
+    jobs, cores = _local_slots(options, sweep)
+    output.say(f"{len(sweep.points)} runs, {jobs} at a time, in {options.out}")
+    return LocalLauncher(jobs, environment=os.environ, cores=cores)
+
+
+def _local_slots(options: Options, sweep: "Sweep") -> tuple[int, int]:
+    """How many runs at a time, and the cores that the largest needs."""
+    from dpscale.sweep.launchers.local import available_cores
 
     needs = [sweep.resources_of(point) for point in sweep.points]
     cores = max((need.hosts * need.cores for need in needs), default=1)
     jobs = max(1, len(available_cores()) // cores) if options.jobs is None else options.jobs
     if jobs < 1:
         raise InputError("--jobs", f"expected at least 1, found {jobs}.")
-    output.say(f"{len(sweep.points)} runs, {jobs} at a time, in {options.out}")
-    return LocalLauncher(jobs, environment=os.environ, cores=cores)
+    return jobs, cores
 
 
 def _report(states: "list[RunState]", *, table: Path, output: Output) -> ExitCode:

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from dpscale.config import RunConfig
     from dpscale.records import RunResult
 
-CPU_FLOPS_PER_SECOND = 3e10
-"""About what one CPU core does of a small model's training FLOPs, clipping included."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Options(CommonOptions):
@@ -89,6 +86,7 @@ def _announce(config: "RunConfig", run_dir: Path, output: Output) -> None:
     import jax
 
     from dpscale.compute import count_params, train_flops
+    from dpscale.sweep.device_hours import CPU_CORE_FLOPS_PER_SECOND
     from dpscale.training import provenance
 
     private, law_fitting = config.private, config.law_fitting
@@ -104,7 +102,7 @@ def _announce(config: "RunConfig", run_dir: Path, output: Output) -> None:
         f"{config.purpose} run in {run_dir}: {num_params:,} parameters, batch {batch_size}, "
         f"{config.training.iterations} iterations, {flops:.3g} FLOPs, on {provenance.device()}"
     )
-    hours = flops / CPU_FLOPS_PER_SECOND / 3600
+    hours = flops / CPU_CORE_FLOPS_PER_SECOND / 3600
     if jax.default_backend() == "cpu" and hours > 1:
         output.warn(f"this device is a CPU, and the run would take it some {hours:,.0f} hours.")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from dpscale.config import RunConfig, essential
 from dpscale.data.manifest import Manifest
-from dpscale.errors import InputError, PrivacyRefusal
+from dpscale.errors import FolderBusy, InputError, PrivacyRefusal
 from dpscale.files import held_alone, read_json, write_json_atomically
 from dpscale.privacy.keys import (
     KEY_FILE,
@@ -70,10 +70,10 @@ def locked(run_dir: Path) -> AbstractContextManager[None]:
     """Holds the folder for one process.
 
     Raises (on entering):
-      InputError: Another process trains in it.
+      FolderBusy: Another process trains in it.
     """
     return held_alone(
-        run_dir / ".lock", InputError(str(run_dir), "another process is training here.")
+        run_dir / ".lock", FolderBusy(str(run_dir), "another process is training here.")
     )
 
 

@@ -1,5 +1,6 @@
 """The frame of the command line: one-line errors, exit codes, help."""
 
+import errno
 import subprocess
 import sys
 import types
@@ -191,3 +192,21 @@ def test_text_output_prints_no_json_and_no_markup_is_read(
 def test_every_form_that_describes_noise_can_be_asked_for() -> None:
     noise_free = {name for name, form in FORMS.items() if form.noise_free}
     assert set(get_args(AskedForm)) == set(FORM_NAMES) - noise_free
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_one_line_and_exit_code_75(
+    verb: types.ModuleType, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    verb.run = raising(OSError(number, "No space left on device", "runs/a/result.json"))  # type: ignore[attr-defined]
+    assert main(["probe", "--eps", "2"]) == 75
+    assert capsys.readouterr().err == (
+        "dpscale probe: runs/a/result.json: no space left on device; make room, and run the same "
+        "command again to go on.\n"
+    )
+
+
+def test_any_other_error_of_the_system_keeps_its_traceback(verb: types.ModuleType) -> None:
+    verb.run = raising(OSError(errno.EIO, "Input/output error"))  # type: ignore[attr-defined]
+    with pytest.raises(OSError, match="Input/output"):
+        main(["probe", "--eps", "2"])

@@ -67,3 +67,32 @@ def test_a_folder_without_runs_is_exit_code_2(
     assert main(["status", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"dpscale status: {tmp_path}: no run in it")
+
+
+def test_watching_ends_when_all_runs_have_ended(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        fields = json.loads((run_dir / "status.json").read_text())
+        step = fields["step"] + 50
+        fields |= {"step": step, "status": "running" if step < 200 else "failed"}
+        (run_dir / "status.json").write_text(json.dumps(fields))
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert main(["status", str(run_dir), "--watch"]) == 0
+    assert len(looks) == 3
+    assert "200/200" in capsys.readouterr().out
+
+
+def test_who_stops_watching_gets_the_picture_as_it_is(
+    run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    assert main(["status", str(run_dir), "--watch"]) == 0
+    assert "50/200" in capsys.readouterr().out

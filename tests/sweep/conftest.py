@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytest
 
 from dpscale.config import RunConfig
 from dpscale.sizes import expand_shape
+from dpscale.sweep.layout import SweepFolder
 
 FAKE_TRAIN = """
 import json, os, signal, sys, time
@@ -157,3 +158,21 @@ def fake(tmp_path: Path, points: list[RunConfig]) -> FakeTrain:
     train = FakeTrain(tmp_path, points)
     train.plan()
     return train
+
+
+@pytest.fixture
+def make_point() -> Callable[..., RunConfig]:
+    """Makes a config from a width, a learning rate and a seed."""
+    return make_config
+
+
+@pytest.fixture
+def finish() -> Callable[[SweepFolder, RunConfig], None]:
+    """Puts the result of a point into a sweep's folder."""
+
+    def write(folder: SweepFolder, point: RunConfig) -> None:
+        run_dir = folder.run_dir(point.run_id)
+        run_dir.mkdir(parents=True)
+        (run_dir / "result.json").write_text(json.dumps(result_fields(point)))
+
+    return write

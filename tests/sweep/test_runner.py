@@ -2,7 +2,8 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dpscale.errors import RunInterrupted
 from dpscale.records import Status
 from dpscale.schema import read_toml
 from dpscale.sweep.launchers.local import LocalLauncher
-from dpscale.sweep.launchers.protocol import Ended, Task
+from dpscale.sweep.launchers.protocol import Ended, EngineLost, Task
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.runner import SweepRun, SweepSettings
 from dpscale.sweep.survey import RunState
@@ -216,6 +217,193 @@ def test_no_more_runs_at_once_than_slots_and_no_more_starts_than_retries(
     assert {state.status for state in states} == {Status.FAILED}
     assert launcher.most_at_once == 2
     assert len(launcher.jobs) == len(points) * 3
+
+
+@dataclass
+class ScriptedLauncher:
+    """Starts one task at a time; each start does to the run's folder what its turn in `acts` says.
+
+    `acts` are called with the number of the start and the run folder, and return how it left.
+    """
+
+    folder: SweepFolder
+    acts: Callable[[int, Path], Ended]
+    starts: list[Task] = field(default_factory=list)
+    has_room: bool = True
+
+    def launch(self, tasks: Sequence[Task]) -> list[PaperJob]:
+        self.starts.append(tasks[0])
+        job = PaperJob()
+        ended = self.acts(len(self.starts), self.folder.run_dir(tasks[0].name))
+        job.poll = lambda: ended  # type: ignore[method-assign]
+        return [job]
+
+    def close(self) -> None:
+        pass
+
+
+class StillClock:
+    """Counts the seconds that are slept; its wall clock jumps by hours at each look, both ways."""
+
+    def __init__(self) -> None:
+        self.slept = 0.0
+        self.looks = 0
+
+    def now(self) -> float:
+        self.looks += 1
+        return 1e9 + 3600.0 * (-1) ** self.looks * self.looks
+
+    def monotonic(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+
+
+def save(run_dir: Path, step: int) -> None:
+    path = run_dir / "checkpoints" / str(step)
+    path.mkdir(parents=True)
+    (path / "checksums.json").write_text("{}")
+
+
+def scripted(
+    tmp_path: Path, point: RunConfig, acts: Callable[[int, Path], Ended], *, retries: int = 2
+) -> tuple[list[RunState], ScriptedLauncher, StillClock]:
+    folder, clock = SweepFolder(tmp_path / "out"), StillClock()
+    launcher = ScriptedLauncher(folder, acts)
+    run = SweepRun(
+        points=[point],
+        folder=folder,
+        launcher=launcher,
+        make_command=lambda config, run_dir: ["train"],
+        settings=SweepSettings(retries=retries),
+        clock=clock,
+    )
+    return run.run(), launcher, clock
+
+
+LEFT = [Ended(1), Ended(-9), Ended(75), Ended(None, "its node is gone")]
+
+
+@pytest.mark.parametrize("ended", LEFT)
+def test_starts_that_save_nothing_new_are_counted(
+    tmp_path: Path, points: list[RunConfig], ended: Ended
+) -> None:
+    states, launcher, clock = scripted(tmp_path, points[0], lambda start, run_dir: ended)
+    assert statuses(states) == ["failed"]
+    assert len(launcher.starts) == 3
+    assert clock.slept == pytest.approx(5.0, abs=1.0)  # at once, then after five seconds
+
+
+@pytest.mark.parametrize("ended", LEFT)
+def test_a_start_that_saved_something_new_is_the_first_of_a_new_count(
+    tmp_path: Path, points: list[RunConfig], ended: Ended
+) -> None:
+    # A point on machines that are taken away all the time comes to its end all the same.
+    def acts(start: int, run_dir: Path) -> Ended:
+        if start % 2 and start < 20:
+            save(run_dir, step=start)
+        return ended
+
+    states, launcher, _ = scripted(tmp_path, points[0], acts, retries=1)
+    assert statuses(states) == ["failed"]
+    assert len(launcher.starts) == 21  # 19 saved for the last time; 20 and 21 did not
+
+
+def test_a_checkpoint_that_was_not_finished_is_no_progress(
+    tmp_path: Path, points: list[RunConfig]
+) -> None:
+    def acts(start: int, run_dir: Path) -> Ended:
+        (run_dir / "checkpoints" / str(start)).mkdir(parents=True)
+        return Ended(-9)
+
+    _, launcher, _ = scripted(tmp_path, points[0], acts)
+    assert len(launcher.starts) == 3
+
+
+def test_a_lost_machine_is_named_where_it_was_the_end(
+    tmp_path: Path, points: list[RunConfig]
+) -> None:
+    lost = Ended(None, "its node is gone")
+    (state,), _, _ = scripted(tmp_path, points[0], lambda start, run_dir: lost)
+    assert state.error == "lost (its node is gone): printed nothing"
+
+
+def test_a_clock_that_jumps_changes_nothing(fake: Any, points: list[RunConfig]) -> None:
+    class JumpingClock(StillClock):
+        def monotonic(self) -> float:
+            return time.monotonic()
+
+        def sleep(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    fake.plan({points[0].run_id: "crash once"})
+    clock = JumpingClock()
+    assert statuses(sweep_run(fake, clock=clock).run()) == ["finished"] * 3
+    assert clock.looks > 3
+    assert len(fake.starts()) == 4
+
+
+def test_a_stop_gives_its_grace_also_where_the_clock_jumps(
+    fake: Any, points: list[RunConfig]
+) -> None:
+    class JumpingClock(StillClock):
+        def monotonic(self) -> float:
+            return time.monotonic()
+
+        def sleep(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    fake.plan(dict.fromkeys((point.run_id for point in points[:2]), "hang once"))
+    seen: list[list[RunState]] = []
+    run = sweep_run(
+        fake,
+        clock=JumpingClock(),
+        observe=seen.append,
+        settings=SweepSettings(poll_seconds=0.01, grace_seconds=20),
+        stop_requests=lambda: int(_two_train(seen)),
+    )
+    with pytest.raises(RunInterrupted):
+        run.run()
+    written = [path.read_text() for path in run.folder.root.glob("runs/*/status.json")]
+    assert [json.loads(text)["status"] for text in written] == ["interrupted"] * 2
+
+
+def test_an_engine_that_is_gone_is_not_asked_again_and_the_folder_goes_on(
+    fake: Any, points: list[RunConfig]
+) -> None:
+    class LostJob(PaperJob):
+        def poll(self) -> Ended | None:
+            raise EngineLost("the head of the cluster is gone.")
+
+    class LostLauncher(PaperLauncher):
+        def launch(self, tasks: Sequence[Task]) -> list[PaperJob]:
+            return [LostJob() for _ in tasks[:2]]
+
+    with pytest.raises(EngineLost):
+        sweep_run(fake, launcher=LostLauncher()).run()
+    assert statuses(sweep_run(fake).run()) == ["finished"] * 3
+
+
+def test_a_point_in_the_queue_of_an_engine_is_not_running(
+    fake: Any, points: list[RunConfig]
+) -> None:
+    class QueueingLauncher(PaperLauncher):
+        def launch(self, tasks: Sequence[Task]) -> list[PaperJob]:
+            new = super().launch(tasks)
+            for job in new:
+                job.has_started = False
+            return new
+
+    launcher, seen = QueueingLauncher(), []
+    run = sweep_run(
+        fake,
+        launcher=launcher,
+        clock=PaperClock(launcher),
+        observe=lambda s: seen.append(statuses(s)),
+    )
+    run.run()
+    assert not any("running" in states for states in seen)
 
 
 def _two_train(seen: list[list[RunState]]) -> bool:

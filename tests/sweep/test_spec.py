@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from dpscale.errors import InputError
+from dpscale.sweep.launchers.protocol import Resources
 from dpscale.sweep.spec import read_sweep, sweep_from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,3 +121,43 @@ SHIPPED = [*(ROOT / "sweeps").glob("*.toml"), *(ROOT / "dpscale/sweep/embedded")
 @pytest.mark.parametrize("path", sorted(SHIPPED), ids=lambda path: path.name)
 def test_the_sweeps_that_ship_are_valid(path: Path) -> None:
     assert read_sweep(path).points
+
+
+def test_a_grid_may_need_other_resources_than_the_rest() -> None:
+    fields = {
+        "base": base(),
+        "resources": {"CPU": 2},
+        "grid": [{"seed": [0, 1]}, {"seed": [1, 2], "resources": {"TPU": 4, "hosts": 2}}],
+    }
+    sweep = sweep_from_dict(fields, where="s.toml")
+    needs = [sweep.resources_of(point).describe() for point in sweep.points]
+    assert needs == ["2 CPU", "2 CPU", "2 hosts of 4 TPU"]  # the first grid of a point counts
+    plain = sweep_from_dict({"base": base(), "grid": [{"seed": [0]}]}, where="s.toml")
+    assert plain.resources_of(plain.points[0]) == Resources()
+
+
+def test_resources_and_options_of_slurm_are_no_part_of_a_run() -> None:
+    fields = {"base": base(), "grid": [{"seed": [0]}]}
+    more = {"resources": {"GPU": 1}, "slurm": {"partition": "gpu", "time": 60}}
+    sweep = sweep_from_dict({**fields, **more}, where="s.toml")
+    assert sweep.slurm == {"partition": "gpu", "time": 60}
+    assert sweep.points == sweep_from_dict(fields, where="s.toml").points
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"resources": 2}, "s.toml: resources: expected a table, found 2."),
+        ({"resources": {"hosts": 0}}, "s.toml: resources.hosts: expected at least 1, found 0."),
+        ({"slurm": "gpu"}, "s.toml: slurm: expected a table, found 'gpu'."),
+        ({"ray": {}}, "s.toml: ray: unknown key; known here: base, grid, resources, slurm."),
+        (
+            {"grid": [{"seed": [0], "resources": {"CPU": "a"}}]},
+            "s.toml: grid 1: resources.CPU: expected a number from 0, found 'a'.",
+        ),
+    ],
+)
+def test_wrong_resources_are_named(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        sweep_from_dict({"base": base(), "grid": [{"seed": [0]}], **fields}, where="s.toml")
+    assert str(error.value) == message

@@ -90,8 +90,9 @@ def _host_commands(task: Task) -> list[tuple[str, ...]]:
 
 
 def _host_cores(task: Task, place: list[int]) -> list[list[int]]:
-    hosts, cores = task.resources.hosts, task.resources.cores
-    return _parts(place, cores)[:hosts] if place else [[]] * hosts
+    """The part of a place that each host gets; empty, for all cores, where it is too small."""
+    parts = _parts(place, task.resources.cores)[: task.resources.hosts]
+    return parts if len(parts) == task.resources.hosts else [[]] * task.resources.hosts
 
 
 def _parts(numbers: list[int], size: int) -> list[list[int]]:

@@ -49,6 +49,17 @@ class Resources:
         """Cores of one host, at least 1."""
         return max(1, math.ceil(self.amounts.get("CPU", 1)))
 
+    def describe(self) -> str:
+        """What stands in the sweep file, in words; empty for the default.
+
+        >>> Resources(hosts=2, amounts={"TPU": 4.0}).describe()
+        '2 hosts of 4 TPU'
+        """
+        amounts = ", ".join(f"{amount:g} {name}" for name, amount in self.amounts.items())
+        if self.hosts == 1:
+            return amounts
+        return f"{self.hosts} hosts of {amounts}" if amounts else f"{self.hosts} hosts"
+
 
 @dataclass(frozen=True)
 class Task:
