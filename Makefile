@@ -1,14 +1,15 @@
 # make quickstart   install the project and run the whole job in miniature
 # make test         install what tests need; format, lint, types, tests
-# make test-all     the same, with the slower variants of the tests and those against other libraries,
-#                   which it installs: transformers, a torch, lm-evaluation-harness (test-deep: only those)
+# make test-all     the same, with the slower variants of the tests, those against other libraries,
+#                   which it installs (transformers, a torch, lm-evaluation-harness), and those on a
+#                   real Ray cluster and a real Slurm, which the tests start (test-deep: only those)
 # make clean        remove what the above made
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all test-deep checks clean
+.PHONY: quickstart test test-all test-deep slurm checks clean
 
 quickstart: .venv/installed
 	$(BIN)/dpscale quickstart
@@ -16,11 +17,15 @@ quickstart: .venv/installed
 test: checks
 	$(BIN)/pytest -n 2
 
-test-all: checks .venv/installed-all
+test-all: checks slurm .venv/installed-all
 	$(BIN)/pytest -n 2 -m ""
 
-test-deep: .venv/installed-all
-	$(BIN)/pytest -n 2 -m "deep or parity"
+test-deep: slurm .venv/installed-all
+	$(BIN)/pytest -n 2 -m "deep or parity or cluster"
+
+slurm:
+	@PATH=$$PATH:/usr/sbin command -v slurmctld >/dev/null || { echo \
+		"make: no Slurm here; run: apt-get install slurmctld slurmd slurm-client munge" >&2; exit 1; }
 
 checks: .venv/installed-dev
 	$(BIN)/ruff format --check .
@@ -39,7 +44,7 @@ checks: .venv/installed-dev
 	touch $@
 
 .venv/installed-all: .venv/installed-dev
-	$(INSTALL) -e '.[dev,eval,hf]'
+	$(INSTALL) -e '.[dev,eval,hf,ray,slurm]'
 	touch $@
 
 clean:

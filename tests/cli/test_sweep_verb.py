@@ -119,6 +119,11 @@ def test_what_failed_is_run_again_by_the_same_command(
     ("arguments", "message"),
     [
         (["--jobs", "0"], "--jobs: expected at least 1, found 0."),
+        (["--jobs", "2", "--launcher", "ray"], "--jobs: is for --launcher local; ray has its own."),
+        (
+            ["--launcher", "k8s"],
+            "--launcher: expected one of 'local', 'ray', 'slurm', found 'k8s'.",
+        ),
         (["--retries", "-1"], "--retries: expected at least 0, found -1."),
         (["--set", "training.iterations=0"], "s.toml: training: iterations: expected at least 1"),
         (["--set", "data.path=nowhere"], "data.path: no folder 'nowhere'"),
@@ -197,6 +202,58 @@ def processes_that_run(script: str) -> list[str]:
             if script in words and path.parent.name != str(os.getpid()):
                 found.append(" ".join(words))
     return found
+
+
+def test_a_dry_run_prints_order_flops_and_hours_and_writes_nothing(
+    sweep_file: Path, mode: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ("sweep", sweep_file, "--out", out, "--dry-run", "--set", "data.path=nowhere")
+    assert dpscale(*command) == 0
+    text = capsys.readouterr().out
+    assert "2 runs to do, 0 have ended" in text
+    for kind in ("CPU core", "TPU v5e", "NVIDIA H100"):
+        assert kind in text
+    assert dpscale(*command, "--jobs", "2", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["order"]) == 2
+    assert answer["total_flops"] == pytest.approx(sum(answer["flops"]))
+    assert answer["device_hours"]["CPU core"] == pytest.approx(answer["total_flops"] / 3e10 / 3600)
+    assert answer["stretch"] == pytest.approx(1.0)
+    assert not out.exists()
+
+
+def test_a_dry_run_leaves_out_what_has_ended(
+    sweep_file: Path, mode: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mode[0], out = "crash", tmp_path / "out"
+    assert dpscale("sweep", sweep_file, "--out", out, "--retries", "0") == 1
+    capsys.readouterr()
+    assert dpscale("sweep", sweep_file, "--out", out, "--dry-run", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["ended"], len(answer["order"])) == (1, 1)
+
+
+def test_a_full_disk_fails_points_by_name_and_the_same_command_goes_on(
+    sweep_file: Path, tmp_path: Path
+) -> None:
+    # The sweep's own files are what does not fit here: 600 bytes hold no config.
+    out = tmp_path / "out"
+    code = (
+        "import resource, sys; from dpscale.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (600, 600))\n"
+        "sys.exit(main.main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "sweep", str(sweep_file), "--out", str(out)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 75
+    (line,) = done.stderr.splitlines()
+    assert "file too large; make room, and run the same command again" in line
+    assert not list(out.rglob("*.toml"))  # nothing half-written
 
 
 def test_the_command_of_a_point_is_dpscale_train(tmp_path: Path) -> None:
