@@ -4,6 +4,7 @@ Where one dies the others cannot go on: JAX's runtime would let them wait for it
 ended at once, and the whole gang starts again from the last checkpoint.
 """
 
+import socket
 import time
 from collections.abc import Callable, Sequence
 
@@ -17,6 +18,13 @@ def host_command(
     """The command of one host: the task's, and where it finds the others."""
     hosts = ("--num-hosts", str(num_hosts), "--host-index", str(host_index))
     return (*command, "--coordinator", coordinator, *hosts)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])
 
 
 class Gang:

@@ -1,11 +1,10 @@
 """This machine as an engine: commands as child processes that end with this one."""
 
 import os
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 
-from dpscale.sweep.launchers.gang import Gang, host_command
+from dpscale.sweep.launchers.gang import Gang, free_port, host_command
 from dpscale.sweep.launchers.process import ProcessSpec, start
 from dpscale.sweep.launchers.protocol import Job, Task
 
@@ -82,7 +81,7 @@ def _host_commands(task: Task) -> list[tuple[str, ...]]:
     hosts = task.resources.hosts
     if hosts == 1:
         return [task.command]
-    coordinator = f"127.0.0.1:{_free_port()}"
+    coordinator = f"127.0.0.1:{free_port()}"
     return [
         host_command(task.command, coordinator=coordinator, num_hosts=hosts, host_index=index)
         for index in range(hosts)
@@ -99,10 +98,3 @@ def _parts(numbers: list[int], size: int) -> list[list[int]]:
     """Whole parts of `size`; what is left at the end is left."""
     starts = range(0, len(numbers) - size + 1, size)
     return [numbers[begin : begin + size] for begin in starts]
-
-
-def _free_port() -> int:
-    """A port of this machine that nothing listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
