@@ -405,7 +405,8 @@ def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, s
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with data and a sweep of two points."""
-    code, text = finish(dpscale(tmp_path, "prepare", "--out", "data", "--seq-len", "16"))
+    corpus = ("--input", "embedded:sotu", "--tokenizer", "embedded:moby-1024")
+    code, text = finish(dpscale(tmp_path, "prepare", *corpus, "--seq-len", "16", "--out", "data"))
     assert code == 0, text
     (tmp_path / "s.toml").write_text(TINY % 1)
     return tmp_path
