@@ -67,7 +67,9 @@ def run(options: Options, output: Output) -> ExitCode:
     if options.dry_run:
         return _print_plan(options, sweep, output)
     require_data(sweep.data_paths)
-    with closing(_launcher(options, sweep, output)) as launcher, locked(folder):
+    _check_jobs(options, sweep)
+    # The lock first: an engine may have to stop what a sweep that was killed has left behind.
+    with locked(folder), closing(_launcher(options, sweep, output)) as launcher:
         watching = SweepProgress(output.progress_console)
         with _stop_signals() as requests, watching as progress:
             states = SweepRun(
@@ -128,11 +130,16 @@ def train_command(config: Path, run_dir: Path) -> list[str]:
     return [PYTHON, "-m", "dpscale.cli.main", "train", str(config), "--out", str(run_dir)]
 
 
+def _check_jobs(options: Options, sweep: "Sweep") -> None:
+    if options.launcher == "local":
+        _local_slots(options, sweep)
+    elif options.jobs is not None:
+        raise InputError("--jobs", f"is for --launcher local; {options.launcher} has its own.")
+
+
 def _launcher(options: Options, sweep: "Sweep", output: Output) -> "Launcher":
     if options.launcher == "local":
         return _local_launcher(options, sweep, output)
-    if options.jobs is not None:
-        raise InputError("--jobs", f"is for --launcher local; {options.launcher} has its own.")
     output.say(f"{len(sweep.points)} runs by {options.launcher}, in {options.out}")
     if options.launcher == "ray":
         from dpscale.sweep.launchers.ray import RayLauncher

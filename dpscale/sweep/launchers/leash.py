@@ -18,6 +18,9 @@ _PR_SET_PDEATHSIG = 1  # from linux/prctl.h; it survives exec
 def main(arguments: list[str]) -> None:
     """Applies the settings and replaces this process by the command."""
     parent, cores, *command = arguments
+    # Slurm sends it to every process of a job whose time is up, for the one that watches over
+    # the others; it would end a run that is about to be asked to save.
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     if sys.platform == "linux":
         # SIGKILL, not SIGTERM: a run loses nothing by it (it resumes from its checkpoint),
         # and none may go on writing to a folder that the next sweep has locked.

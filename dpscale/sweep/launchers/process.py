@@ -99,14 +99,24 @@ def run_to_end(spec: ProcessSpec, environment: Mapping[str, str]) -> int:
     """
     process = start(spec, environment)
     try:
-        while (ended := process.poll()) is None:
-            time.sleep(_POLL_SECONDS)
+        return wait(process)
     except BaseException:
-        process.terminate()
-        deadline = time.monotonic() + spec.grace_seconds
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(_POLL_SECONDS)
-        process.kill()
+        stop(process, grace_seconds=spec.grace_seconds)
         raise
+
+
+def wait(process: Process) -> int:
+    """The exit code of a process, once it has left."""
+    while (ended := process.poll()) is None:
+        time.sleep(_POLL_SECONDS)
     assert ended.exit_code is not None
     return ended.exit_code
+
+
+def stop(process: Process, *, grace_seconds: float) -> None:
+    """Asks a process to leave, and ends it where it has not in time."""
+    process.terminate()
+    deadline = time.monotonic() + grace_seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    process.kill()
