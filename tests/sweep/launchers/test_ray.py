@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from process_table import descendants, is_alive, parent_of, wait_until
+from real_sweep import dpscale, finish, furthest_step, losses, make_folder, trainings
 
 from dpscale.config import RunConfig
 from dpscale.errors import InputError, RunInterrupted
-from dpscale.records import read_result
 from dpscale.sweep.launchers.local import LocalLauncher
 from dpscale.sweep.launchers.protocol import EngineLost, Job, Resources, Task
 from dpscale.sweep.launchers.ray import RayLauncher
@@ -115,36 +116,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def wait_until(holds: Callable[[], bool], *, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def descendants(pid: int) -> list[int]:
-    children: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parent = int(path.read_text().rsplit(")", 1)[1].split()[1])
-            children.setdefault(parent, []).append(int(path.parent.name))
-    found, queue = [], [pid]
-    while queue:
-        new = children.get(queue.pop(), [])
-        found += new
-        queue += new
-    return found
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
-
-
-def is_alive(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def sweep_run(fake: Any, launcher: Any, **changes: Any) -> SweepRun:
@@ -368,108 +339,45 @@ def test_no_cluster_at_an_address_is_one_line(address: str, reason: str) -> None
     assert reason in error.value.message
 
 
-TINY = """
-[base]
-purpose = "law-fitting"
-model = { vocab_size = 1024, seq_len = 16, shape = "w16" }
-data = { path = "data", num_eval_units = 64 }
-optimizer = { learning_rate = 0.03 }
-training = { iterations = 60, metrics_every = 5, checkpoint_every = 5 }
-law_fitting = { physical_batch_size = 8, noise_batch_ratio = 0.001 }
-[resources]
-CPU = 1
-hosts = %d
-[[grid]]
-seed = [0, 1]
-"""
-
-
-def dpscale(folder: Path, *arguments: str, address: str | None = None) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {"RAY_ADDRESS": address} if address else {}
-    return subprocess.Popen(
-        [sys.executable, "-m", "dpscale.cli.main", *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
-    text, _ = process.communicate(timeout=seconds)
-    return process.returncode, text
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder with data and a sweep of two points."""
-    corpus = ("--input", "embedded:sotu", "--tokenizer", "embedded:moby-1024")
-    code, text = finish(dpscale(tmp_path, "prepare", *corpus, "--seq-len", "16", "--out", "data"))
-    assert code == 0, text
-    (tmp_path / "s.toml").write_text(TINY % 1)
-    return tmp_path
-
-
-def losses(folder: Path, out: str) -> dict[str, float | None]:
-    found = {path.name: read_result(path) for path in sorted((folder / out / "runs").iterdir())}
-    return {name: result and result.eval_loss for name, result in found.items()}
-
-
-def step_of(folder: Path, out: str) -> int:
-    steps = [0]
-    for path in (folder / out).glob("runs/*/status.json"):
-        steps.append(json.loads(path.read_text())["step"])
-    return max(steps)
-
-
 def test_the_real_command_survives_a_killed_worker_a_lost_head_and_ctrl_c(
-    cluster: Cluster, folder: Path
+    cluster: Cluster, tmp_path: Path
 ) -> None:
     """Ends with the results of a sweep that nothing happened to, bit for bit."""
+    folder, rough = make_folder(tmp_path), tmp_path / "rough"
     assert finish(dpscale(folder, "sweep", "s.toml", "--out", "calm", "--jobs", "1"))[0] == 0
-    command = ("sweep", "s.toml", "--out", "rough", "--launcher", "ray")
+    command = ("sweep", "s.toml", "--out", str(rough), "--launcher", "ray")
     cluster.start(cpus=1)
-    process = dpscale(folder, *command, address=cluster.address)
-    wait_until(lambda: step_of(folder, "rough") >= 10, seconds=120)
-    train = [pid for pid in descendants(cluster.nodes[0].pid) if is_train(pid)]
-    assert len(train) == 1
-    os.kill(parent_of(train[0]), signal.SIGKILL)
-    wait_until(lambda: any(is_train(pid) for pid in descendants(cluster.nodes[0].pid)))
-    wait_until(lambda: step_of(folder, "rough") >= 20, seconds=120)
+    process = dpscale(folder, *command, RAY_ADDRESS=cluster.address)
+    wait_until(lambda: furthest_step(rough) >= 10, seconds=120)
+    (train,) = trainings(rough)
+    os.kill(parent_of(train), signal.SIGKILL)
+    wait_until(lambda: not is_alive(train))
+    wait_until(lambda: furthest_step(rough) >= 20, seconds=120)
     process.send_signal(signal.SIGINT)
     code, text = finish(process)
     assert code == 75, text
-    assert not any(is_train(pid) for pid in descendants(cluster.nodes[0].pid))
-    process = dpscale(folder, *command, address=cluster.address)
-    wait_until(lambda: any(is_train(pid) for pid in descendants(cluster.nodes[0].pid)), seconds=120)
+    assert not trainings(rough)
+    process = dpscale(folder, *command, RAY_ADDRESS=cluster.address)
+    wait_until(lambda: bool(trainings(rough)), seconds=120)
     cluster.lose(0)
     code, text = finish(process)
     assert code == 75, text
     assert "the Ray cluster is gone" in text
     code, text = finish(dpscale(folder, *command))  # Ray on this computer
     assert code == 0, text
-    assert losses(folder, "rough") == losses(folder, "calm")
+    assert losses(rough) == losses(folder / "calm")
     code, text = finish(dpscale(folder, *command))
     assert code == 0, text
     assert "2 finished" in text
 
 
-def is_train(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-        return "dpscale.cli.main" in words and "train" in words
-    return False
-
-
-def test_a_point_over_two_hosts_trains_as_on_one(cluster: Cluster, folder: Path) -> None:
+def test_a_point_over_two_hosts_trains_as_on_one(cluster: Cluster, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
     assert finish(dpscale(folder, "sweep", "s.toml", "--out", "one", "--jobs", "1"))[0] == 0
-    (folder / "s.toml").write_text(TINY % 2)
+    make_folder(tmp_path, hosts=2)
     cluster.start(cpus=1)
     cluster.start(cpus=1)
     command = ("sweep", "s.toml", "--out", "two", "--launcher", "ray")
-    code, text = finish(dpscale(folder, *command, address=cluster.address))
+    code, text = finish(dpscale(folder, *command, RAY_ADDRESS=cluster.address))
     assert code == 0, text
-    one, two = losses(folder, "one"), losses(folder, "two")
-    assert two == pytest.approx(one, rel=1e-5)
+    assert losses(folder / "two") == pytest.approx(losses(folder / "one"), rel=1e-5)
