@@ -160,10 +160,8 @@ class _SlurmJob:
         self._queue.cancel([self.number])
 
     def _end_by_record(self) -> Ended | None:
-        codes = [read_end(self._record, index) for index in range(self._num_hosts)]
-        if None in codes:
-            return None
-        return Ended(next((code for code in codes if code), 0))
+        codes = self._codes()
+        return Ended(_worst(codes)) if len(codes) == self._num_hosts else None
 
     def _end_by_queue(self) -> Ended | None:
         states, seen_at = self._queue.look()
@@ -173,9 +171,19 @@ class _SlurmJob:
             return None
         if seen_at - self._here_at < GONE_SECONDS:
             return None
-        codes = [read_end(self._record, index) for index in range(self._num_hosts)]
-        failed = next((code for code in codes if code), None)
-        return Ended(failed, f"job {self.number} is no longer in Slurm's queue")
+        # Hosts that were lost have left no code.
+        return Ended(_worst(self._codes()) or None, f"job {self.number} left Slurm's queue")
+
+    def _codes(self) -> list[int]:
+        """What those of its hosts that have left returned."""
+        codes = (read_end(self._record, index) for index in range(self._num_hosts))
+        return [code for code in codes if code is not None]
+
+
+def _worst(codes: Sequence[int]) -> int:
+    """The exit code that says why: of one that left by itself before one that was ended."""
+    failures = [code for code in codes if code]
+    return next((code for code in failures if code > 0), failures[0] if failures else 0)
 
 
 def _distinct(needs: Sequence[Resources]) -> list[Resources]:
