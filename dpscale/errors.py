@@ -6,6 +6,7 @@ exception is a bug of ours and keeps its traceback.
 """
 
 import enum
+import errno
 
 
 class ExitCode(enum.IntEnum):
@@ -19,6 +20,10 @@ class ExitCode(enum.IntEnum):
     FAILED_POINTS = 1
     USAGE = 2
     INTERRUPTED = 75
+
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A full disk, a full quota, and a file larger than the process may write: `OSError.errno`."""
 
 
 class DpscaleError(Exception):

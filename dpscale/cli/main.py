@@ -6,7 +6,6 @@ or values becomes one line on stderr, `dpscale VERB: --option: what is wrong`.
 
 import contextlib
 import dataclasses
-import errno
 import importlib
 import io
 import re
@@ -19,7 +18,7 @@ import tyro
 
 from dpscale.cli.output import Output
 from dpscale.cli.verbs import VERBS
-from dpscale.errors import DpscaleError, ExitCode, InputError
+from dpscale.errors import NO_SPACE, DpscaleError, ExitCode, InputError
 from dpscale.runtime import use_one_blas_thread
 
 
@@ -48,14 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # the reader of our output has gone: not our error
         return ExitCode.OK
     except OSError as error:
-        if error.errno not in _NO_SPACE:
+        if error.errno not in NO_SPACE:
             raise
         print(f"dpscale {name}: {_about_space(error)}", file=sys.stderr)
         return ExitCode.INTERRUPTED
-
-
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""A full disk, a full quota, and a file larger than this process may write."""
 
 
 def _about_space(error: OSError) -> str:

@@ -77,8 +77,11 @@ class SweepSettings:
 
 @dataclass
 class _Running:
+    """A point in an engine's hands, and how long its log was when it got there."""
+
     point: RunConfig
     job: Job
+    log_bytes: int
 
 
 @dataclass
@@ -159,11 +162,13 @@ class SweepRun:
         if not ready or not self.launcher.has_room:
             return
         compiling = {program_of(running.point) for running in self._running} - self._compiled
-        ordered = in_order(ready, compiling)
-        jobs = self.launcher.launch([self._task(point) for point in ordered])
-        for point, job in zip(ordered, jobs, strict=False):
-            waiting.remove(point)
-            self._running.append(_Running(point, job))
+        tasks = [self._task(point) for point in in_order(ready, compiling)]
+        by_name = {point.run_id: point for point in ready}
+        log_bytes = [_size(task.log) for task in tasks]
+        jobs = self.launcher.launch(tasks)
+        for task, job, size in zip(tasks, jobs, log_bytes, strict=False):
+            waiting.remove(by_name[task.name])
+            self._running.append(_Running(by_name[task.name], job, size))
 
     def _task(self, point: RunConfig) -> Task:
         config, run_dir = self.folder.config_path(point.run_id), self.folder.run_dir(point.run_id)
@@ -190,7 +195,8 @@ class SweepRun:
             if ended.exit_code != ExitCode.USAGE and self._may_try_again(point):
                 waiting.append(point)
                 continue
-            self._failures[point.run_id] = failure_reason(ended, self.folder.log_path(point.run_id))
+            log = self.folder.log_path(point.run_id)
+            self._failures[point.run_id] = failure_reason(ended, log, start=running.log_bytes)
             self.folder.write_failures(self._failures)
             self._states[point.run_id] = self._read_state(point)
 
@@ -245,11 +251,22 @@ class SweepRun:
         self._running.clear()
 
 
-def failure_reason(ended: Ended, log: Path) -> str:
-    """Why a command left no result: how it ended, and the last line that it printed."""
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "printed nothing")
-    return f"{_how(ended)}: {last}"
+def failure_reason(ended: Ended, log: Path, *, start: int = 0) -> str:
+    """Why a command left no result: how it ended, and what it said of it.
+
+    That is its own last word (`dpscale train: ...`) where it had one, else the last line there is.
+
+    Args:
+      start: Bytes of the log that are of earlier tries.
+    """
+    printed = log.read_bytes()[start:].decode(errors="replace") if log.exists() else ""
+    lines = [line.strip() for line in printed.split("\n") if line.strip()]
+    own = [line for line in lines if line.startswith("dpscale ")]
+    return f"{_how(ended)}: {[*lines, *own][-1] if lines else 'printed nothing'}"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _how(ended: Ended) -> str:

@@ -3,10 +3,17 @@
 Beside the train state a checkpoint holds `Counters`: what the host has counted up to there;
 and a checksum of each of its files, checked before Orbax reads them. Orbax itself restores
 most changed bytes of array data without a word, and files that were cut with pages of it.
+
+Training goes on as soon as the state is copied from the devices; a thread waits until Orbax has
+written the files, and adds the checksums. Hosts meet only in `finish`, in their main threads: a
+collective in another thread could come between those of a step.
 """
 
+import contextlib
 import dataclasses
 import logging
+import os
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,12 +24,12 @@ import jax
 import orbax.checkpoint as ocp
 
 from dpscale.config import ModelConfig
-from dpscale.errors import InputError
+from dpscale.errors import NO_SPACE, InputError
 from dpscale.files import read_json, write_json_atomically
 from dpscale.model.decoder import Params, params_shapes
 from dpscale.records import CHECKPOINTS_DIR, CHECKSUMS_FILE
 from dpscale.schema import build
-from dpscale.training.hosts import agreed_by_first, is_first, wait_for_all
+from dpscale.training.hosts import agreed_by_first, is_first, raise_together, wait_for_all
 from dpscale.training.step import TrainState
 
 Restored = TypeVar("Restored")
@@ -53,7 +60,7 @@ class Checkpoints:
 
     def __init__(self, run_dir: Path, *, keep: int | None) -> None:
         self._folder = (run_dir / CHECKPOINTS_DIR).resolve()  # Orbax takes absolute paths only
-        logging.getLogger("absl").setLevel(logging.ERROR)  # it logs every save at length
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # it logs every save at length
         self._reads_only = keep is None
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -62,37 +69,71 @@ class Checkpoints:
                 create=not self._reads_only,
                 read_only=self._reads_only,
                 cleanup_tmp_directories=not self._reads_only,  # of a save that was killed
-                enable_async_checkpointing=False,
+                enable_async_checkpointing=not self._reads_only,
             ),
         )
+        self._writing: threading.Thread | None = None
+        self._failure: Exception | None = None
         if not self._reads_only:
             for step in sorted(set(self._manager.all_steps()) - set(self._finished_steps())):
                 self._manager.delete(step)  # killed at the end of its save
         wait_for_all("checkpoints are open")
 
     def save(self, state: TrainState, counters: Counters) -> None:
-        """Saves the state under its step, unless that step is saved already."""
-        self._save(int(state.step), state, counters)
+        """Starts to save the state under its step, unless that step is saved already.
+
+        Returns once the state is copied, so that its arrays may be given to the next step; the
+        save before is finished then.
+
+        Raises:
+          OSError: The save before failed for want of room.
+        """
+        self._start_to_save(int(state.step), state, counters)
 
     def save_params(self, params: Params) -> None:
         """Saves parameters alone, which no training run can go on from, under step 0."""
-        self._save(0, {"params": params}, Counters())
+        self._start_to_save(0, {"params": params}, Counters())
+        self.finish()
 
-    def _save(self, step: int, state: Any, counters: Counters) -> None:
+    def finish(self) -> None:
+        """Returns when all that was saved is on disk, on all hosts; all of them call it.
+
+        Raises:
+          OSError: There was no room for it. What was saved before is still there.
+        """
+        if self._writing is None:
+            return
+        self._writing.join()
+        self._writing = None
+        failure, self._failure = self._failure, None
+        raise_together(None if failure is None else _explained(failure, self._folder))
+
+    def _start_to_save(self, step: int, state: Any, counters: Counters) -> None:
+        self.finish()
         if step in self._finished_steps():
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
-            ),
-        )
-        wait_for_all(f"checkpoint {step} is written")
-        if is_first():
-            saved = self._folder / str(step)
-            write_json_atomically(saved / CHECKSUMS_FILE, _checksums(saved))
-        wait_for_all(f"checkpoint {step} is finished")
+        try:
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(state),
+                    counters=ocp.args.JsonSave(dataclasses.asdict(counters)),
+                ),
+            )
+        except Exception as error:
+            raise _explained(error, self._folder) from error
+        self._writing = threading.Thread(target=self._wait_and_mark, args=(step,))
+        self._writing.start()
+
+    def _wait_and_mark(self, step: int) -> None:
+        """Marks a save as finished once it is; in a thread of its own."""
+        try:
+            self._manager.wait_until_finished()
+            if is_first():
+                saved = self._folder / str(step)
+                write_json_atomically(saved / CHECKSUMS_FILE, _checksums(saved))
+        except Exception as error:  # told by `finish`
+            self._failure = error
 
     def restore_newest(self, like: TrainState) -> tuple[TrainState, Counters] | None:
         """The newest state that can be read, or None when none is saved.
@@ -114,6 +155,7 @@ class Checkpoints:
         return self._newest_readable(lambda step: self._restore_params(step, like))
 
     def _newest_readable(self, restore: Callable[[int], Restored]) -> Restored | None:
+        self.finish()
         damaged: list[int] = []
         for step in sorted(self._finished_steps(), reverse=True):
             try:
@@ -179,8 +221,12 @@ class Checkpoints:
             raise InputError(f"checkpoint {step}", "its files are not as they were saved.")
 
     def close(self) -> None:
-        """Waits for what is being written, and lets go of it."""
-        self._manager.close()
+        """Waits for what is being written, and lets go of it; `finish` tells whether it was."""
+        if self._writing is not None:
+            self._writing.join()
+            self._writing = None
+        with contextlib.suppress(Exception):  # of a save that has failed: told already
+            self._manager.close()
 
 
 def restore_params(run_dir: Path, model: ModelConfig) -> Params:
@@ -199,6 +245,14 @@ def restore_params(run_dir: Path, model: ModelConfig) -> Params:
     if params is None:
         raise InputError(str(run_dir), "holds no checkpoint yet; let the run get that far.")
     return params
+
+
+def _explained(error: Exception, folder: Path) -> Exception:
+    """What Orbax's storage layers say of a full disk, as the error of the system that it was."""
+    for number in NO_SPACE:
+        if os.strerror(number) in str(error):
+            return OSError(number, os.strerror(number), str(folder))
+    return error
 
 
 def _checksums(folder: Path) -> dict[str, int]:

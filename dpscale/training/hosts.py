@@ -105,12 +105,24 @@ def first_then_others(settle: Callable[[], Settled]) -> Settled:
                 settled.append(settle())
             except Exception as error:
                 failure = error
-        reason = _any_reason("" if failure is None else str(failure) or type(failure).__name__)
-        if failure is not None:
-            raise failure
-        if reason:
-            raise InputError("another host", reason)
+        raise_together(failure)
     return settled[0]
+
+
+def raise_together(failure: Exception | None) -> None:
+    """Raises the failure of this host; where only others have failed, one that tells why.
+
+    All hosts call it, so that none waits for one that has left.
+
+    Raises:
+      InputError: Another host has failed.
+    """
+    if jax.process_count() > 1:
+        reason = _any_reason("" if failure is None else str(failure) or type(failure).__name__)
+        if failure is None and reason:
+            raise InputError("another host", reason)
+    if failure is not None:
+        raise failure
 
 
 def check_agreement(what: str) -> None:

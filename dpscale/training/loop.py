@@ -235,6 +235,7 @@ class _Training:
         self._observe(line)
 
     def _interrupt(self, done: int, counters: Counters, last_line: dict[str, Any] | None) -> None:
+        self._checkpoints.finish()
         write_ending(
             self._records, self._units.manifest, Status.INTERRUPTED, done, counters, last_line
         )
@@ -247,6 +248,7 @@ class _Training:
     def _end(
         self, status: Status, done: int, counters: Counters, last_line: dict[str, Any] | None
     ) -> RunResult:
+        self._checkpoints.finish()  # `result.json` is written last of all
         counters = dataclasses.replace(counters, wall_seconds=self._wall_seconds())
         result = write_ending(
             self._records, self._units.manifest, status, done, counters, last_line

@@ -16,7 +16,7 @@ from dpscale.schema import read_toml
 from dpscale.sweep.launchers.local import LocalLauncher
 from dpscale.sweep.launchers.protocol import Ended, EngineLost, Task
 from dpscale.sweep.layout import SweepFolder
-from dpscale.sweep.runner import SweepRun, SweepSettings
+from dpscale.sweep.runner import SweepRun, SweepSettings, failure_reason
 from dpscale.sweep.survey import RunState
 
 FAST = SweepSettings(retries=1, retry_seconds=0.0, poll_seconds=0.01, grace_seconds=0.3)
@@ -74,6 +74,21 @@ def test_a_failed_point_says_why_and_the_others_go_on(
     assert states[0].error == error
     assert fake.started_runs().count(points[0].run_id) == starts
     assert run.folder.read_failures() == {points[0].run_id: error}
+
+
+def test_the_reason_is_the_last_try_s_and_its_own_word_before_what_libraries_print(
+    tmp_path: Path,
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("dpscale train: the disk is full\n")
+    start = log.stat().st_size
+    assert failure_reason(Ended(1), log, start=start) == (
+        "exit code 1 without a result: printed nothing"
+    )
+    with log.open("a") as file:
+        file.write("loading\ndpscale train: c.toml: no such file.\nException ignored in: ...\n\n")
+    assert failure_reason(Ended(2), log, start=start).endswith("train: c.toml: no such file.")
+    assert failure_reason(Ended(2), tmp_path / "none").endswith("printed nothing")
 
 
 def test_a_point_that_failed_once_is_tried_again(fake: Any, points: list[RunConfig]) -> None:

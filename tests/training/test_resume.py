@@ -27,7 +27,8 @@ Finished = Callable[[str], Path]
 Traces = Callable[[Path], dict[str, Any]]
 
 # Checkpoints are due at 5, 10 and 12, metric lines at 4, 8 and 12. Each of these ends one
-# process; the next one starts in the same folder.
+# process; the next one starts in the same folder. Saves are written in the background, so that
+# training may have come further than the lines that are there at least.
 KILLS = {
     "private": [
         ("keys drawn, config.json not written", r"os.rename:config\.json:1", []),
@@ -71,7 +72,9 @@ def test_killed_at_many_moments_ends_the_same_to_the_bit(
         process = start(configs[purpose], run_dir, at=("SIGKILL", moment))
         out, err = process.communicate()
         assert process.returncode == -signal.SIGKILL, f"{name}: {out} {err}"
-        assert [line["step"] for line in read_metrics(run_dir)] == lines, name
+        written = [line["step"] for line in read_metrics(run_dir)]
+        assert written[: len(lines)] == lines, name
+        assert written == lines or "save" in name, name
         assert not (run_dir / "result.json").exists()
     process = start(configs[purpose], run_dir)
     _, err = process.communicate()
