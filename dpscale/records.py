@@ -15,6 +15,7 @@ run that has none, with its status and error: nothing that was tried is missing 
 
 import dataclasses
 import enum
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ class RunStatus:
     """The heartbeat in `status.json`.
 
     `updated_unix` is in seconds since 1970; `epsilon` is what a private run has spent so
-    far, None for a law-fitting run.
+    far, None for a law-fitting run. `process_id` is one of `machine` (`this_machine`), None where
+    that is not known.
     """
 
     status: Status
@@ -67,6 +69,19 @@ class RunStatus:
     train_loss: float | None = None
     epsilon: float | None = None
     error: str | None = None
+    machine: str | None = None
+
+
+def this_machine() -> str | None:
+    """Tells machines apart without naming them: a hash of what the kernel drew when it booted.
+
+    None where the kernel does not say.
+    """
+    try:
+        drawn = Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    except OSError:
+        return None
+    return hashlib.sha256(drawn).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

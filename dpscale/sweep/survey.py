@@ -15,15 +15,18 @@ from dpscale.records import (
     CONFIG_FILE,
     RESULT_FILE,
     STATUS_FILE,
+    RunStatus,
     Status,
     read_result,
     read_status,
+    this_machine,
 )
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.schedule import planned_flops
 
 STALE_SECONDS = 60.0
-"""A heartbeat older than this, from a process that is gone, is that of a run that was killed."""
+"""A heartbeat older than this is that of a run that was killed, unless its process is seen to live:
+a run that lives writes one every ten seconds, however slow its steps are."""
 
 _ENDS = (Status.FINISHED, Status.DIVERGED, Status.FAILED)
 
@@ -114,8 +117,7 @@ def run_state(run_dir: Path, *, now: float, config: RunConfig | None = None) -> 
             wall_seconds=0.0,
             planned_flops=flops,
         )
-    stale = now - heartbeat.updated_unix > STALE_SECONDS
-    dead = heartbeat.status is Status.RUNNING and stale and not _is_alive(heartbeat.process_id)
+    dead = heartbeat.status is Status.RUNNING and _is_dead(heartbeat, now=now)
     return RunState(
         run_id=run_dir.name,
         status=Status.INTERRUPTED if dead else heartbeat.status,
@@ -168,6 +170,14 @@ def seconds_left(states: Sequence[RunState]) -> float | None:
 
 def _done(state: RunState) -> float:
     return (state.planned_flops or 0.0) * state.step / (state.iterations or 1)
+
+
+def _is_dead(heartbeat: RunStatus, *, now: float) -> bool:
+    """Whether a running run has gone: silent for long, and no process of this machine."""
+    if now - heartbeat.updated_unix <= STALE_SECONDS:
+        return False
+    is_elsewhere = heartbeat.machine is not None and heartbeat.machine != this_machine()
+    return is_elsewhere or not _is_alive(heartbeat.process_id)
 
 
 def _is_alive(process_id: int) -> bool:

@@ -151,6 +151,7 @@ class _Training:
             self._heartbeat.beat(Status.FAILED, wall_seconds=self._wall_seconds(), error=reason)
             raise
         finally:
+            self._heartbeat.stop()
             self._checkpoints.close()
 
     def _take_steps(self, state: TrainState, counters: Counters) -> RunResult:

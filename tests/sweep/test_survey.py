@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dpscale.errors import InputError
-from dpscale.records import Status
+from dpscale.records import Status, this_machine
 from dpscale.schema import to_toml
 from dpscale.sweep.layout import SweepFolder
 from dpscale.sweep.survey import RunState, seconds_left, survey
@@ -57,6 +57,24 @@ def test_a_run_whose_process_is_gone_is_interrupted(
 ) -> None:
     pid = os.getpid() if alive else a_dead_process()
     heartbeat(tmp_path, updated_unix=NOW - age, process_id=pid)
+    (state,) = survey(tmp_path, now=NOW)
+    assert state.status is status
+
+
+@pytest.mark.parametrize(
+    ("age", "machine", "status"),
+    [
+        (3600.0, "another", Status.INTERRUPTED),  # a process of that number lives, but here
+        (50.0, "another", Status.RUNNING),
+        (-3600.0, "another", Status.RUNNING),  # clocks differ, or one has jumped
+        (3600.0, this_machine(), Status.RUNNING),
+        (3600.0, None, Status.RUNNING),
+    ],
+)
+def test_a_process_is_looked_for_on_its_own_machine_only(
+    tmp_path: Path, age: float, machine: str | None, status: Status
+) -> None:
+    heartbeat(tmp_path, updated_unix=NOW - age, machine=machine)
     (state,) = survey(tmp_path, now=NOW)
     assert state.status is status
 
