@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
-from dpscale.errors import ExitCode
+from dpscale.errors import ExitCode, InputError
 from dpscale.records import RECEIPT_FILE
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ class Options(CommonOptions):
     """How many hosts there are."""
     host_index: int | None = None
     """Which of them this is, from 0."""
+    grace_seconds: float = 60.0
+    """A run over several hosts: how long after SIGTERM it may take to save its state. Machines
+    that are taken away are often gone after 30 seconds."""
 
 
 def run(options: Options, output: Output) -> ExitCode:
@@ -55,14 +58,20 @@ def run(options: Options, output: Output) -> ExitCode:
     from dpscale.training.hosts import Hosts, is_first, join
     from dpscale.training.interruption import StopRequest, stop_on_signals
     from dpscale.training.loop import train
+    from dpscale.training.termination import end_after_grace
 
     hosts = Hosts(
         coordinator=options.coordinator,
         num_hosts=options.num_hosts,
         host_index=options.host_index,
     )
-    # Among several hosts JAX takes SIGTERM itself, and lets them agree where to stop.
-    signals = nullcontext(StopRequest()) if join(hosts) else stop_on_signals()
+    if options.grace_seconds <= 0:
+        raise InputError("--grace-seconds", f"expected above 0, found {options.grace_seconds:g}.")
+    is_among_others = join(hosts)
+    if is_among_others:
+        # JAX takes SIGTERM itself then, and lets the hosts agree where to stop.
+        end_after_grace(options.grace_seconds)
+    signals = nullcontext(StopRequest()) if is_among_others else stop_on_signals()
     if is_first():
         _announce(config, run_dir, output)
     with signals as stop, _progress(config, output) as observe:

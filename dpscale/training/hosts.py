@@ -21,6 +21,10 @@ from dpscale.errors import InputError
 
 Settled = TypeVar("Settled")
 
+HEARTBEAT_SECONDS = 30
+"""How long a host may be silent before the others end. JAX's own default, 100, is a long time for
+accelerators to stand still; a host answers from a thread of its own, whatever it computes."""
+
 _MESSAGE_BYTES = 1024
 """Of a reason that a host gives the others; all send arrays of one shape."""
 
@@ -65,11 +69,14 @@ def join(hosts: Hosts, environment: Mapping[str, str] = os.environ) -> bool:
     if hosts.coordinator is not None:
         if hosts.num_hosts == 1:
             return False
-        jax.distributed.initialize(hosts.coordinator, hosts.num_hosts, hosts.host_index)
-        return True
-    if not spans_hosts(environment):
+    elif not spans_hosts(environment):
         return False
-    jax.distributed.initialize()
+    jax.distributed.initialize(
+        hosts.coordinator,
+        hosts.num_hosts,
+        hosts.host_index,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+    )
     return True
 
 
