@@ -24,7 +24,7 @@ class Batch:
 
     Attributes:
       step: 0-based index of the step.
-      tokens: int32[slots, S + 1]; padding rows are 0.
+      tokens: int32[slots, S + 1]; padding rows are 0, and rows that were not asked for.
       is_padding: bool[slots]; True where the slot holds no example.
       num_examples: How many slots hold one. Under Poisson sampling: NOT PRIVATE.
     """
@@ -35,8 +35,19 @@ class Batch:
     num_examples: int
 
 
-def step_batch(units: UnitArray, plan: Plan, step: int, *, slots: int) -> Batch:
+def step_batch(
+    units: UnitArray,
+    plan: Plan,
+    step: int,
+    *,
+    slots: int,
+    rows: npt.NDArray[np.bool_] | None = None,
+) -> Batch:
     """The batch of one step.
+
+    Args:
+      rows: bool[slots]; the rows whose units are read, for a host whose devices hold no others.
+        None for all.
 
     Raises:
       ValueError: The plan has more units than there are slots.
@@ -47,12 +58,20 @@ def step_batch(units: UnitArray, plan: Plan, step: int, *, slots: int) -> Batch:
             f"Expected at most slots={slots} units at step {step}, got {len(indices)}."
         )
     tokens = np.zeros((slots, units.unit_len), np.int32)
-    tokens[: len(indices)] = units.gather(indices)
+    read = np.arange(len(indices)) if rows is None else np.flatnonzero(rows[: len(indices)])
+    tokens[read] = units.gather(indices[read])
     return Batch(step, tokens, np.arange(slots) >= len(indices), len(indices))
 
 
 def step_batches(
-    units: UnitArray, plan: Plan, *, slots: int, start: int, stop: int, read_ahead: int = 2
+    units: UnitArray,
+    plan: Plan,
+    *,
+    slots: int,
+    start: int,
+    stop: int,
+    rows: npt.NDArray[np.bool_] | None = None,
+    read_ahead: int = 2,
 ) -> Iterator[Batch]:
     """The batches of the steps `start` to `stop - 1`, in order.
 
@@ -65,6 +84,7 @@ def step_batches(
       slots: Rows of every batch.
       start: First step, 0-based.
       stop: One past the last step.
+      rows: See `step_batch`.
       read_ahead: Batches made ahead, each in its own thread; 0 makes them when asked for.
         Memory: `read_ahead` batches of `slots * (S + 1) * 4` bytes.
 
@@ -78,7 +98,9 @@ def step_batches(
         return
     import grain  # imports JAX: kept out of whoever only prepares or opens data
 
-    steps = grain.MapDataset.source(_Steps(units, plan, slots, stop)).slice(slice(start, stop))
+    steps = grain.MapDataset.source(_Steps(units, plan, slots, stop, rows)).slice(
+        slice(start, stop)
+    )
     batches = iter(
         steps.to_iter_dataset(
             grain.ReadOptions(num_threads=read_ahead, prefetch_buffer_size=read_ahead)
@@ -98,12 +120,13 @@ class _Steps:
     plan: Plan
     slots: int
     stop: int
+    rows: npt.NDArray[np.bool_] | None
 
     def __len__(self) -> int:
         return self.stop
 
     def __getitem__(self, step: int) -> Batch:
-        return step_batch(self.units, self.plan, int(step), slots=self.slots)
+        return step_batch(self.units, self.plan, int(step), slots=self.slots, rows=self.rows)
 
 
 def fixed_batches_plan(dataset_size: int, physical_batch_size: int, seed: int) -> Plan:

@@ -167,6 +167,7 @@ class _Training:
             slots=self._source.slots,
             start=first,
             stop=self._iterations,
+            rows=self._placement.own_rows(self._source.slots),
         )
         run_ahead = RunAhead()
         for batch in batches:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from numpy.typing import NDArray
@@ -120,6 +121,17 @@ class Placement:
         if rows.shape[axis] % self.num_batch_shards:
             sharding = self.whole
         return jax.make_array_from_callback(rows.shape, sharding, lambda part: rows[part])
+
+    def own_rows(self, num_rows: int) -> NDArray[np.bool_]:
+        """bool[num_rows]: the examples of a batch that this host's devices hold, by `put_examples`.
+
+        It need not have read any other.
+        """
+        own = np.zeros(num_rows, np.bool_)
+        sharding = self.whole if num_rows % self.num_batch_shards else self.examples
+        for part in sharding.addressable_devices_indices_map((num_rows,)).values():
+            own[part] = True
+        return own
 
     def put_whole(self, tree: Any) -> Any:
         """Arrays and numbers that every host has, held whole by every device."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpscale.data.pipeline import Batch, fixed_batches_plan, step_batches
+from dpscale.data.pipeline import Batch, fixed_batches_plan, step_batch, step_batches
 from dpscale.data.units import UnitArray
 
 UNITS = UnitArray([np.arange(40 * 3, dtype="<u2").reshape(40, 3) + 1], 3)
@@ -40,6 +40,34 @@ def test_batches_are_the_plan_evaluated_directly_however_they_are_read(read_ahea
         np.testing.assert_array_equal(batch.tokens[: len(indices)], UNITS.gather(indices))
         np.testing.assert_array_equal(batch.tokens[len(indices) :], 0)
         assert batch.is_padding.tolist() == [False] * len(indices) + [True] * (SLOTS - len(indices))
+
+
+class CountedUnits(UnitArray):
+    """Remembers which units were read."""
+
+    def __init__(self) -> None:
+        super().__init__([np.arange(40 * 3, dtype="<u2").reshape(40, 3) + 1], 3)
+        self.read: list[int] = []
+
+    def gather(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int32]:
+        self.read += np.asarray(indices).tolist()
+        return super().gather(indices)
+
+
+def test_a_host_reads_its_own_rows_only_and_all_hosts_together_the_batch() -> None:
+    # Catches: as many times the reading as there are hosts; rows that no host reads.
+    whole = step_batch(UNITS, plan, 5, slots=SLOTS)
+    tokens, read = np.zeros_like(whole.tokens), []
+    for own in ([True] * 2 + [False] * 4, [False] * 2 + [True] * 4):
+        units = CountedUnits()
+        part = step_batch(units, plan, 5, slots=SLOTS, rows=np.array(own))
+        assert part.num_examples == whole.num_examples
+        np.testing.assert_array_equal(part.is_padding, whole.is_padding)
+        np.testing.assert_array_equal(part.tokens[~np.array(own)], 0)
+        tokens += part.tokens
+        read += units.read
+    np.testing.assert_array_equal(tokens, whole.tokens)
+    assert read == plan(5).tolist()
 
 
 def test_resuming_gives_the_tail_of_the_full_run() -> None:

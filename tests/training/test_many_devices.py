@@ -234,6 +234,14 @@ def test_a_run_over_two_hosts_ends_like_the_same_run_on_one(trained, config_of):
         (alone,) = trained(1, [case.on((1, 1, 1))])
         expected, found = (outcome(folder, config_of, case) for folder in (alone, run))
         assert_same(found, expected)
+        # Each host reads its own half of the slots, and together they read what one would.
+        first, second = units_read(run, 0), units_read(run, 1)
+        assert first + second == units_read(alone, 0)
+        assert first == second or case.purpose == "private"  # whose second half may be padding
+
+
+def units_read(run_dir: Path, host: int) -> int:
+    return int(run_dir.with_name(f"{run_dir.name}.read{host}").read_text())
 
 
 def test_hosts_agree_where_to_stop_and_one_host_goes_on(trained, config_of):
