@@ -237,7 +237,7 @@ def test_a_run_over_two_hosts_ends_like_the_same_run_on_one(trained, config_of):
         # Each host reads its own half of the slots, and together they read what one would.
         first, second = units_read(run, 0), units_read(run, 1)
         assert first + second == units_read(alone, 0)
-        assert first == second or case.purpose == "private"  # whose second half may be padding
+        assert second > 0 or case.purpose == "private"  # whose second half may be padding
 
 
 def units_read(run_dir: Path, host: int) -> int:
