@@ -262,7 +262,14 @@ def test_a_preempted_run_saves_and_goes_on_from_there(slurm: Slurm, tmp_path: Pa
     command = ("sweep", "s.toml", "--out", str(out), "--launcher", "slurm")
     process = dpscale(folder, *command)
     wait_until(lambda: furthest_step(out) >= 10, seconds=120)
-    slurm.ask("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 5")
+    slurm.ask(
+        "sbatch",
+        "--partition=high",
+        "--nodes=2",
+        "--exclusive",
+        "--output=/dev/null",
+        "--wrap=sleep 5",
+    )
     wait_until(lambda: not trainings(out), seconds=60)
     saved = {path.parent.name: int(path.name) for path in out.glob("runs/*/checkpoints/[0-9]*")}
     assert saved
