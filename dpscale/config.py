@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from dpscale.errors import InputError
+from dpscale.paths import check_scheme
 from dpscale.schema import build
 
 Purpose = Literal["private", "law-fitting"]
@@ -102,6 +103,10 @@ class DataConfig:
     num_eval_units: int = 512
 
     def __post_init__(self) -> None:
+        try:
+            check_scheme(self.path)
+        except InputError as error:
+            raise InputError("path", f"{error.message} Found {self.path!r}.") from None
         _expect(self, "num_eval_units", self.num_eval_units >= 0, "at least 0")
 
 

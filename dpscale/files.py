@@ -1,7 +1,8 @@
 """Writing files so that a reader never meets half of one, and one process at a time.
 
 A file is written beside its final name and renamed, which POSIX makes atomic, so that a
-process killed at any moment leaves the old file or the new one.
+process killed at any moment leaves the old file or the new one. On a bucket an upload is atomic
+by itself, and durable when it returns.
 """
 
 import contextlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dpscale.errors import InputError
+from dpscale.paths import as_path, is_on_bucket
 
 
 def write_text_atomically(path: str | Path, text: str, *, mode: int = 0o644) -> None:
@@ -23,8 +25,15 @@ def write_text_atomically(path: str | Path, text: str, *, mode: int = 0o644) -> 
 
 
 def write_bytes_atomically(path: str | Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Replaces `path` by a file that holds `content`, with permissions `mode`, durably."""
-    path = Path(path)
+    """Replaces `path` by a file that holds `content`, with permissions `mode`, durably.
+
+    A bucket has no permissions of single files: there `mode` must be left alone.
+    """
+    path = as_path(path)
+    if is_on_bucket(path):
+        assert mode == 0o644, f"{path}: no object has a mode"
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -53,6 +62,27 @@ def write_json_atomically(path: str | Path, value: Any, *, mode: int = 0o644) ->
     write_text_atomically(path, to_json(value, indent=2) + "\n", mode=mode)
 
 
+def write_json_once(path: str | Path, value: Any) -> None:
+    """Writes the indented JSON text of `value` where no file is yet, whole and durably.
+
+    On a bucket looking and writing are one request: of two processes one succeeds, even where one
+    has lost its lease without knowing. Locally the kernel's lock keeps the other away.
+
+    Raises:
+      FileExistsError: There is one.
+    """
+    path = as_path(path)
+    if is_on_bucket(path):
+        from dpscale.buckets.objects import NO_OBJECT, replace_object
+
+        content = (to_json(value, indent=2) + "\n").encode()
+        replace_object(path, content, generation=NO_OBJECT)
+        return
+    if path.exists():
+        raise FileExistsError(path)
+    write_json_atomically(path, value)
+
+
 def read_json(path: str | Path) -> dict[str, Any]:
     """The JSON object in `path`.
 
@@ -60,7 +90,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
       InputError: The file is missing, is not JSON, or holds something else than an object.
     """
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(as_path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(str(path), "no such file.") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -74,11 +104,18 @@ def read_json(path: str | Path) -> dict[str, Any]:
 def held_alone(lock_file: Path, refusal: InputError) -> Iterator[None]:
     """Holds a file's lock for this process; the kernel lets go when the process dies.
 
-    The file's folder is made where it is missing.
+    The file's folder is made where it is missing. On a bucket the lock is a lease: see
+    `dpscale.buckets.lease` for what that promises.
 
     Args:
       refusal: Raised when another process holds the lock.
     """
+    if is_on_bucket(lock_file):
+        from dpscale.buckets.lease import held_lease
+
+        with held_lease(lock_file, refusal):
+            yield
+        return
     lock_file.parent.mkdir(parents=True, exist_ok=True)
     with lock_file.open("w") as lock:
         try:

@@ -25,6 +25,7 @@ from typing import Any
 from dpscale.config import Purpose
 from dpscale.errors import InputError
 from dpscale.files import read_json
+from dpscale.paths import as_path
 from dpscale.schema import build
 
 CONFIG_FILE = "config.json"
@@ -164,7 +165,7 @@ any measurement has `step` = 0 and no losses.
 
 def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     """The metric lines of a run, in order; a last line that was cut off by a kill is dropped."""
-    path = Path(run_dir) / METRICS_FILE
+    path = as_path(run_dir) / METRICS_FILE
     lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
     try:
         return [json.loads(line) for line in lines]
@@ -174,13 +175,13 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
 
 def read_result(run_dir: str | Path) -> RunResult | None:
     """The result of a run that has ended, None for one that has not."""
-    path = Path(run_dir) / RESULT_FILE
+    path = as_path(run_dir) / RESULT_FILE
     return RunResult.from_dict(read_json(path), where=str(path)) if path.exists() else None
 
 
 def read_status(run_dir: str | Path) -> RunStatus | None:
     """The last heartbeat of a run, None before its first."""
-    path = Path(run_dir) / STATUS_FILE
+    path = as_path(run_dir) / STATUS_FILE
     if not path.exists():
         return None
     fields = read_json(path)
@@ -190,7 +191,7 @@ def read_status(run_dir: str | Path) -> RunStatus | None:
 
 def saved_step(run_dir: str | Path) -> int | None:
     """The step of the newest checkpoint whose save was finished; None before the first."""
-    finished = Path(run_dir).glob(f"{CHECKPOINTS_DIR}/*/{CHECKSUMS_FILE}")
+    finished = as_path(run_dir).glob(f"{CHECKPOINTS_DIR}/*/{CHECKSUMS_FILE}")
     steps = [int(path.parent.name) for path in finished if path.parent.name.isdigit()]
     return max(steps, default=None)
 

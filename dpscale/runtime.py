@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from dpscale.paths import cache_folder
+
 
 def prepare_process() -> None:
     """The settings of a process that trains or evaluates; call it before importing JAX.
@@ -33,8 +35,7 @@ def use_one_blas_thread() -> None:
 
 def compile_cache_path() -> Path:
     """Where compiled programs are kept between processes: the user's cache folder."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "dpscale" / "xla"
+    return cache_folder() / "xla"
 
 
 def with_compile_cache(environment: Mapping[str, str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dpscale.errors import InputError
+from dpscale.paths import as_path
 
 T = typing.TypeVar("T")
 
@@ -22,7 +23,7 @@ T = typing.TypeVar("T")
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The table in a TOML file; `InputError` names file and line where it is malformed."""
     try:
-        with Path(path).open("rb") as file:
+        with as_path(path).open("rb") as file:
             return tomllib.load(file)
     except FileNotFoundError:
         raise InputError(str(path), "no such file.") from None

@@ -13,9 +13,11 @@ from dpscale.cli.verbs import VERBS
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dpscale"
 
-EVERYWHERE = ("errors", "files", "schema")
+EVERYWHERE = ("errors", "paths", "buckets", "files", "schema")
 ALLOWED = {
     "errors": (),
+    "paths": ("errors",),
+    "buckets": ("errors",),
     "files": ("errors",),
     "schema": ("errors",),
     "runtime": (),

@@ -8,6 +8,7 @@ import tyro
 
 from dpscale.cli.memorization_text import run_memorization
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 from dpscale.files import read_json, write_json_atomically
 
@@ -27,9 +28,9 @@ class Options(CommonOptions):
     Hugging Face model (`dpscale export`) is scored on tasks by Transformers itself.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[BucketPath, tyro.conf.Positional]
     """The folder of a run, of an imported model, or (with --tasks) of an exported one."""
-    data: Path | None = None
+    data: BucketPath | None = None
     """Prepared data to score on; by default the run's own."""
     num_units: int | None = None
     """How many held-out units; by default the run's. With --memorization: units of each side, by

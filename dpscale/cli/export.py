@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode
 
 
@@ -19,7 +20,7 @@ class Options(CommonOptions):
     a private run. It holds no key and no statistic without noise.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[BucketPath, tyro.conf.Positional]
     """The folder of a run, or of an imported model."""
     format: Literal["vaultgemma", "gemma2"]
     """The family: gemma2 where norms follow the blocks (post_norms), else vaultgemma."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 from dpscale.files import to_json, write_text_atomically
 
@@ -26,7 +27,7 @@ class Options(CommonOptions):
     parameters: sampling more of it costs no epsilon.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[BucketPath, tyro.conf.Positional]
     """The folder of a run, or of an imported model."""
     prompt: str | None = None
     """The text to continue; an empty one begins a new document."""

@@ -17,6 +17,7 @@ from typing import Any
 import tyro
 
 from dpscale.cli.output import Output
+from dpscale.cli.paths import PathRefused, path_rules, refusal
 from dpscale.cli.verbs import VERBS
 from dpscale.errors import NO_SPACE, DpscaleError, ExitCode, InputError
 from dpscale.runtime import use_one_blas_thread
@@ -74,7 +75,10 @@ def parse(module: ModuleType, name: str, arguments: Sequence[str]) -> Any:
                 prog=f"dpscale {name}",
                 args=arguments,
                 return_unknown_args=True,
+                registry=path_rules(),
             )
+    except PathRefused as error:
+        raise refusal(error, module.Options, arguments) from None
     except SystemExit as leaving:
         if leaving.code in (0, None):
             raise

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.progress import Progress, TaskID
 
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -44,8 +45,8 @@ class Options(CommonOptions):
     """A sentencepiece model; one trained on the protected text leaks about it outside epsilon."""
     seq_len: int
     """S, the tokens that a model predicts in one unit; a unit holds S+1."""
-    out: Path
-    """The folder to make."""
+    out: BucketPath
+    """The folder to make, local or on gs://."""
     text_field: str = "text"
     """Field of a .jsonl line, or column of a Parquet file, that holds the text."""
     eval_fraction: float = 0.05

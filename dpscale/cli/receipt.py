@@ -9,6 +9,7 @@ import tyro
 
 from dpscale.cli.numbers import bounds, rounded_up
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 from dpscale.records import CONFIG_FILE, RECEIPT_FILE
 
@@ -24,7 +25,7 @@ class Options(CommonOptions):
     run was what its receipt says cannot be told from the receipt.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[BucketPath, tyro.conf.Positional]
     """The run's folder, or a receipt.json."""
     check: bool = False
     """Check the receipt instead of showing it."""

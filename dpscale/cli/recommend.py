@@ -10,6 +10,7 @@ import tyro
 from dpscale.cli.choices import AskedForm
 from dpscale.cli.numbers import whole_number
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Options(CommonOptions):
     """Target delta; by default the lesser of 1e-8 and one over the data set size."""
     dataset_size: float | None = None
     """Privacy units in the data; by default that of --data, else 1e8."""
-    data: Path | None = None
+    data: BucketPath | None = None
     """A folder written by `dpscale prepare`: gives data set size, seq_len and vocab_size."""
     seq_len: float | None = None
     """Tokens in a unit; by default that of --data, else the law's."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode
 from dpscale.records import Status
 
@@ -25,7 +26,7 @@ class Options(CommonOptions):
     started it continues it. The train loss of a private run is not private.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional]
+    folder: Annotated[BucketPath, tyro.conf.Positional]
     """The folder of a run or of a sweep."""
     watch: bool = False
     """Look again every few seconds until all runs have ended; Ctrl-C leaves them alone."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 from dpscale.records import RECEIPT_FILE
 
@@ -29,10 +30,13 @@ class Options(CommonOptions):
     between is refused: its noise must not be used twice.
     """
 
-    config: Annotated[Path, tyro.conf.Positional]
+    config: Annotated[BucketPath, tyro.conf.Positional]
     """The run's config file (TOML)."""
-    out: Path | None = None
-    """The run's folder; by default runs/ and the run's id."""
+    out: BucketPath | None = None
+    """The run's folder, local or on gs://; by default runs/ and the run's id."""
+    keys: Path | None = None
+    """Local folder for the secret keys of a private run, where its own will not do: a bucket has no
+    files that only you can read. Give it each time. Several hosts need one that all share."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Replace a setting, as in --set optimizer.learning_rate=0.01; may be repeated."""
     coordinator: str | None = None
@@ -75,7 +79,7 @@ def run(options: Options, output: Output) -> ExitCode:
     if is_first():
         _announce(config, run_dir, output)
     with signals as stop, _progress(config, output) as observe:
-        result = train(config, run_dir, stop=stop, observe=observe)
+        result = train(config, run_dir, keys_dir=options.keys, stop=stop, observe=observe)
     if is_first():
         _report(result, run_dir, output)
     return ExitCode.OK if result.status is Status.FINISHED else ExitCode.FAILED_POINTS

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 from dpscale.errors import InputError
+from dpscale.paths import as_local_path
 
 PREFIX = "embedded:"
 
@@ -27,10 +28,10 @@ def resolve(name_or_path: str) -> Path:
     'text.jsonl'
 
     Raises:
-      InputError: The prefix `embedded:` with a name that does not exist.
+      InputError: The prefix `embedded:` with a name that does not exist, or a path on a bucket.
     """
     if not name_or_path.startswith(PREFIX):
-        return Path(name_or_path)
+        return as_local_path(name_or_path)
     name = name_or_path.removeprefix(PREFIX)
     if name not in EMBEDDED:
         known = ", ".join(PREFIX + other for other in EMBEDDED)

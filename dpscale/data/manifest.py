@@ -10,6 +10,7 @@ from typing import Any
 
 from dpscale.errors import InputError
 from dpscale.files import read_json
+from dpscale.paths import as_path
 from dpscale.schema import build
 
 MANIFEST_FILE = "manifest.json"
@@ -121,7 +122,7 @@ def read_manifest(folder: str | Path) -> Manifest:
     Raises:
       InputError: There is none, or it is not one that this version writes.
     """
-    path = Path(folder) / MANIFEST_FILE
+    path = as_path(folder) / MANIFEST_FILE
     if not path.exists():
         raise InputError(
             str(folder), f"no prepared data here ({MANIFEST_FILE} is missing); run dpscale prepare."

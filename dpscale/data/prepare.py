@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dpscale.data.bucket_copy import preparation_folder, publish
 from dpscale.data.corpus import CorpusReader, check_inputs
 from dpscale.data.duplicates import Kept, Units, find_kept
 from dpscale.data.manifest import (
@@ -26,6 +27,7 @@ from dpscale.data.manifest import (
     FileHashes,
     Manifest,
     data_hash,
+    read_manifest,
 )
 from dpscale.data.packing import STATE_FILE, Spool, token_dtype
 from dpscale.data.request import (
@@ -42,6 +44,10 @@ from dpscale.data.tokenizer import Tokenizer
 from dpscale.data.units import open_units
 from dpscale.errors import InputError
 from dpscale.files import held_alone, write_json_atomically
+from dpscale.paths import is_on_bucket
+
+LOCK_FILE = ".lock"
+"""On a bucket, in the folder itself: nothing stands beside it."""
 
 SAVE_EVERY = 64
 """Chunks between two saves: the work that a kill can cost, at most."""
@@ -60,7 +66,8 @@ def prepare(
     """Makes the folder `out`; its units do not depend on `workers`.
 
     A call that was killed is continued by the next one with the same request; a call that was
-    finished returns at once. Disk: the tokens twice, while it runs.
+    finished returns at once. Disk: the tokens twice, while it runs. For an `out` on a bucket all
+    is made in the user's cache folder, and published when it is finished.
 
     Raises:
       InputError: A wrong file or document; `out` holds something else, or was prepared (fully
@@ -68,6 +75,9 @@ def prepare(
     """
     if out.name in ("", ".."):
         raise InputError("--out", f"expected the name of a folder to make, found {str(out)!r}.")
+    if is_on_bucket(out):
+        with held_alone(out / LOCK_FILE, _busy(out)):
+            return _prepare_on_bucket(request, out, workers, on_progress)
     check_inputs(request.inputs)
     tokenizer = Tokenizer(request.tokenizer, where="--tokenizer")
     partial = out.with_name(out.name + ".partial")
@@ -88,6 +98,25 @@ def prepare(
         (partial / "finished").rename(out)
         shutil.rmtree(partial)
     return open_units(out).manifest
+
+
+def _prepare_on_bucket(
+    request: PrepareRequest, out: Path, workers: int, on_progress: OnProgress
+) -> Manifest:
+    asked = identify(
+        request, Tokenizer(request.tokenizer, where="--tokenizer").sha256, earlier=[out]
+    )
+    if any(path.name != LOCK_FILE for path in out.iterdir()):
+        check_same(asked, read_identity(out), out)
+        if (out / MANIFEST_FILE).exists():
+            return read_manifest(out)
+    local = preparation_folder(out)
+    if read_identity(local) not in (None, asked):
+        shutil.rmtree(local)  # of an earlier request, finished and not published
+    manifest = prepare(request, local, workers=workers, on_progress=on_progress)
+    publish(local, out)
+    shutil.rmtree(local)
+    return manifest
 
 
 def _claim(partial: Path, asked: Identity) -> None:
@@ -270,5 +299,8 @@ def _writing(partial: Path) -> Iterator[None]:
 
 def _alone_in(partial: Path) -> contextlib.AbstractContextManager[None]:
     """Keeps a second process with the same `--out` away while the first is at work."""
-    refusal = InputError("--out", f"another dpscale prepare is at work on {partial}; wait for it.")
-    return held_alone(partial / "lock", refusal)
+    return held_alone(partial / "lock", _busy(partial))
+
+
+def _busy(folder: Path) -> InputError:
+    return InputError("--out", f"another dpscale prepare is at work on {folder}; wait for it.")

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dpscale.data.bucket_copy import local_copy
 from dpscale.data.manifest import TOKENIZER_FILE, FileHashes, Manifest, file_hash, read_manifest
 from dpscale.data.packing import token_dtype
 from dpscale.data.tokenizer import Tokenizer
 from dpscale.errors import InputError
+from dpscale.paths import as_path, is_on_bucket
 
 
 class UnitArray:
@@ -114,13 +116,15 @@ class PreparedUnits:
 
 
 def open_units(path: str | Path) -> PreparedUnits:
-    """Opens a prepared folder without reading its tokens.
+    """Opens a prepared folder without reading its tokens; one on a bucket comes over first.
 
     Raises:
       InputError: Not a prepared folder, or one with a shard missing, cut off, or of another
         shape than the manifest says. Changed tokens are found by `PreparedUnits.verify` only.
     """
-    folder = Path(path)
+    folder = as_path(path)
+    if is_on_bucket(folder):
+        folder = local_copy(folder)
     manifest = read_manifest(folder)
     train = _open_side(folder, manifest, manifest.train_shards, manifest.dataset_size)
     held_out = _open_side(folder, manifest, manifest.eval_shards, manifest.num_eval_units)

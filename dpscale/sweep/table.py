@@ -5,14 +5,13 @@ written.
 """
 
 import dataclasses
-import os
 import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dpscale.compute import count_params
 from dpscale.config import RunConfig
-from dpscale.files import write_text_atomically
+from dpscale.files import write_bytes_atomically, write_text_atomically
 from dpscale.records import (
     TABLE_COLUMNS,
     RunResult,
@@ -34,13 +33,7 @@ def write_table(folder: SweepFolder, points: Sequence[RunConfig]) -> None:
     failures = folder.read_failures()
     rows = [row for point in points for row in point_rows(folder, point, failures)]
     frame = to_frame(rows)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    beside = folder.table_path.with_name(f".{folder.table_path.name}.{os.getpid()}")
-    try:
-        frame.to_parquet(beside, index=False)
-        os.replace(beside, folder.table_path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_bytes_atomically(folder.table_path, frame.to_parquet(index=False))
     write_text_atomically(folder.table_csv_path, frame.to_csv(index=False))
 
 

@@ -23,10 +23,12 @@ from typing import Any, TypeVar
 import jax
 import orbax.checkpoint as ocp
 
+from dpscale.buckets.objects import object_checksums
 from dpscale.config import ModelConfig
 from dpscale.errors import NO_SPACE, InputError
 from dpscale.files import read_json, write_json_atomically
 from dpscale.model.decoder import Params, params_shapes
+from dpscale.paths import absolute, is_on_bucket
 from dpscale.records import CHECKPOINTS_DIR, CHECKSUMS_FILE
 from dpscale.schema import build
 from dpscale.training.hosts import agreed_by_first, is_first, raise_together, wait_for_all
@@ -59,7 +61,7 @@ class Checkpoints:
     """
 
     def __init__(self, run_dir: Path, *, keep: int | None) -> None:
-        self._folder = (run_dir / CHECKPOINTS_DIR).resolve()  # Orbax takes absolute paths only
+        self._folder = absolute(run_dir / CHECKPOINTS_DIR)  # Orbax takes absolute paths only
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # it logs every save at length
         self._reads_only = keep is None
         self._manager = ocp.CheckpointManager(
@@ -256,7 +258,14 @@ def _explained(error: Exception, folder: Path) -> Exception:
 
 
 def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 of each file below a folder, but of the checksums themselves; some 5 GB a second."""
+    """CRC-32 of each file below a folder, but of the checksums themselves; some 5 GB a second.
+
+    On a bucket the CRC-32C that the storage keeps of each object and holds its bytes to.
+    """
+    if is_on_bucket(folder):
+        checksums = object_checksums(folder)
+        checksums.pop(CHECKSUMS_FILE, None)
+        return checksums
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): _crc32(path)

@@ -8,9 +8,12 @@ import time
 from pathlib import Path
 
 from dpscale.files import write_json_atomically
+from dpscale.paths import is_on_bucket
 from dpscale.records import STATUS_FILE, RunStatus, Status, this_machine
 
 SECONDS_BETWEEN_BEATS = 1.0
+SECONDS_BETWEEN_BEATS_ON_BUCKET = 10.0
+"""A bucket takes about one write a second of the same object, and each has its price."""
 
 SECONDS_OF_SILENCE = 10.0
 """While a run goes on, a beat comes at least that often, also in the middle of a long step."""
@@ -19,11 +22,15 @@ SECONDS_OF_SILENCE = 10.0
 class Heartbeat:
     """Writes a run's status: at most once a second while it only moves on, and never seldom.
 
-    A thread repeats the last status until another than `RUNNING` is written, or `stop`.
+    A thread repeats the last status until another than `RUNNING` is written, or `stop`. On a bucket
+    it is written at most once in ten seconds.
     """
 
     def __init__(self, run_dir: Path, *, iterations: int) -> None:
         self._path = run_dir / STATUS_FILE
+        self._seconds_between = (
+            SECONDS_BETWEEN_BEATS_ON_BUCKET if is_on_bucket(run_dir) else SECONDS_BETWEEN_BEATS
+        )
         self._last_beat = 0.0
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -62,7 +69,7 @@ class Heartbeat:
                 epsilon=last.epsilon if epsilon is None else epsilon,
                 error=error,
             )
-            is_due = now - self._last_beat >= SECONDS_BETWEEN_BEATS
+            is_due = now - self._last_beat >= self._seconds_between
             if status is not last.status or is_due or not self._status.step:
                 self._write(now)
         if self._repeating is None and status is Status.RUNNING:
@@ -78,8 +85,8 @@ class Heartbeat:
     def _repeat(self) -> None:
         while not self._stopped.wait(SECONDS_OF_SILENCE):
             now = time.time()
-            # A full disk is for the run itself to tell.
-            with self._lock, contextlib.suppress(OSError):
+            # A full disk, or a bucket out of reach, is for the run itself to tell.
+            with self._lock, contextlib.suppress(Exception):
                 if self._status.status is not Status.RUNNING:
                     return
                 self._status = dataclasses.replace(self._status, updated_unix=now)

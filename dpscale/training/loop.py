@@ -21,6 +21,7 @@ from dpscale.config import RunConfig
 from dpscale.data.pipeline import Batch, step_batches
 from dpscale.data.units import PreparedUnits, open_units
 from dpscale.errors import RunInterrupted
+from dpscale.paths import is_on_bucket
 from dpscale.privacy.mechanism import law_fitting_noisy_mean
 from dpscale.privacy.noise import noise_key
 from dpscale.records import RECEIPT_FILE, RunResult, Status, read_result
@@ -42,6 +43,7 @@ from dpscale.training.optimizer import make_schedule
 from dpscale.training.placement import Placement
 from dpscale.training.run_ahead import RunAhead
 from dpscale.training.run_folder import StartedRun, locked, start_or_resume
+from dpscale.training.run_keys import check_place
 from dpscale.training.spending import SpentEpsilon
 from dpscale.training.step import (
     StepSettings,
@@ -60,6 +62,7 @@ def train(
     config: RunConfig,
     run_dir: Path,
     *,
+    keys_dir: Path | None = None,
     stop: StopRequest | None = None,
     observe: Observer = lambda line: None,
 ) -> RunResult:
@@ -70,6 +73,7 @@ def train(
     `dpscale.runtime.prepare_process`.
 
     Args:
+      keys_dir: The local folder for a private run's keys; None: the run's own, also local.
       stop: Where a request to stop appears; the run then saves its state and leaves.
 
     Raises:
@@ -77,13 +81,19 @@ def train(
       PrivacyRefusal: The run must not start, or not go on in this folder.
       InputError: Config and data do not fit each other.
     """
+    check_place(config, run_dir, keys_dir)
     units = open_units(config.data.path)
     placement = Placement.of(config.mesh, config.model)
-    run_dir.mkdir(parents=True, exist_ok=True)
+    if not is_on_bucket(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
     with locked(run_dir) if is_first() else nullcontext():
         run = first_then_others(
             lambda: start_or_resume(
-                config, run_dir, units.manifest, num_shards=placement.num_batch_shards
+                config,
+                run_dir,
+                units.manifest,
+                keys_dir=keys_dir,
+                num_shards=placement.num_batch_shards,
             )
         )
         check_agreement(f"{run.config_hash} {run.keys and dataclasses.astuple(run.keys)}")

@@ -1,9 +1,14 @@
-"""`metrics.jsonl`: one line a window, appended as the run goes, cut back when it resumes."""
+"""`metrics.jsonl`: one line a window, appended as the run goes, cut back when it resumes.
+
+Nothing can be appended to an object on a bucket: there each line writes all of them anew. They
+have some 300 bytes, so even the last of 1,000 windows writes less than a megabyte.
+"""
 
 from pathlib import Path
 from typing import Any
 
 from dpscale.files import to_json, write_text_atomically
+from dpscale.paths import is_on_bucket
 from dpscale.records import METRICS_FILE, read_metrics
 from dpscale.training.step import Window
 
@@ -22,12 +27,17 @@ class MetricsLog:
     def __init__(self, run_dir: Path, *, keep_until: int) -> None:
         self._path = run_dir / METRICS_FILE
         kept = [line for line in read_metrics(run_dir) if line["step"] <= keep_until]
-        write_text_atomically(self._path, "".join(to_json(line) + "\n" for line in kept))
+        self._text = "".join(to_json(line) + "\n" for line in kept)
+        write_text_atomically(self._path, self._text)
         self.last: dict[str, Any] | None = kept[-1] if kept else None
         """The last line that was kept."""
 
     def append(self, line: dict[str, Any]) -> None:
         """Writes one line, whole, before it returns."""
+        if is_on_bucket(self._path):
+            self._text += to_json(line) + "\n"
+            write_text_atomically(self._path, self._text)
+            return
         with self._path.open("a", encoding="utf-8") as file:
             file.write(to_json(line) + "\n")
 

@@ -16,19 +16,13 @@ from typing import Any
 from dpscale.config import RunConfig, essential
 from dpscale.data.manifest import Manifest
 from dpscale.errors import FolderBusy, InputError, PrivacyRefusal
-from dpscale.files import held_alone, read_json, write_json_atomically
-from dpscale.privacy.keys import (
-    KEY_FILE,
-    SecretKeys,
-    create_key_file,
-    draw_keys,
-    insecure_keys,
-    read_key_file,
-)
+from dpscale.files import held_alone, read_json, write_json_once
+from dpscale.privacy.keys import SecretKeys
 from dpscale.privacy.mechanism import PrivateMechanism, build_private_mechanism
 from dpscale.records import CHECKPOINTS_DIR, CONFIG_FILE, RESULT_FILE
 from dpscale.training import provenance
 from dpscale.training.clipping_choice import settled_clipping
+from dpscale.training.run_keys import new_keys, saved_keys
 
 PINNED_VERSIONS = ("dpscale", "jax", "jaxlib", "flax", "optax", "numpy")
 """A private run resumes only with these as they were: they turn keys into noise and batches,
@@ -78,16 +72,23 @@ def locked(run_dir: Path) -> AbstractContextManager[None]:
 
 
 def start_or_resume(
-    config: RunConfig, run_dir: Path, manifest: Manifest, *, num_shards: int = 1
+    config: RunConfig,
+    run_dir: Path,
+    manifest: Manifest,
+    *,
+    keys_dir: Path | None = None,
+    num_shards: int = 1,
 ) -> StartedRun:
     """Settles the run's mechanism and keys, and writes or checks `config.json`.
 
     No step may be taken before this has returned.
 
     Args:
+      keys_dir: The local folder for a private run's keys; None: the run's own, also local.
       num_shards: Devices that a microbatch is divided over.
 
     Raises:
+      FolderBusy: Another process starts a run here at the same time.
       PrivacyRefusal: A private run whose numbers do not meet its target, or a folder that
         holds another run.
       InputError: Config and data do not fit each other, or a law-fitting folder holds
@@ -103,7 +104,7 @@ def start_or_resume(
     config = _with_settled_clipping(config, num_shards)
     if saved is not None:
         config = _with_saved_values(config, saved["config"])
-        _check_same_run(_record(config, run_id, manifest), saved, where=str(run_dir))
+        _check_same_run(_record(config, run_id, manifest, None), saved, where=str(run_dir))
     if config.private is not None:
         mechanism = build_private_mechanism(
             config.private,
@@ -112,10 +113,14 @@ def start_or_resume(
             dataset_size=manifest.dataset_size,
         )
         config = _with_mechanism(config, mechanism)
-    keys = _keys(config, run_dir, is_new=saved is None)
-    record = _record(config, run_id, manifest)
     if saved is None:
-        write_json_atomically(path, record)
+        keys, key_name = new_keys(config, run_dir, keys_dir)
+    else:
+        key_name = saved.get("key_name")
+        keys = saved_keys(config, run_dir, keys_dir, key_name)
+    record = _record(config, run_id, manifest, key_name)
+    if saved is None:
+        _write_first_record(path, record)
     return StartedRun(run_dir, run_id, config, _hash(record), mechanism, keys)
 
 
@@ -209,24 +214,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return names
 
 
-def _keys(config: RunConfig, run_dir: Path, *, is_new: bool) -> SecretKeys | None:
-    if config.private is None:
-        return None
-    path = run_dir / KEY_FILE
-    if not is_new:
-        if not path.exists():
-            raise PrivacyRefusal(
-                str(path), "the keys of this run are gone; start over in another folder."
-            )
-        return read_key_file(run_dir)
-    # Keys without config.json and checkpoints are of a start that was killed before any step.
-    path.unlink(missing_ok=True)
-    seed = config.private.insecure_key_seed
-    keys = draw_keys() if seed is None else insecure_keys(seed)
-    create_key_file(run_dir, keys)
-    return keys
-
-
 def _read_record(path: Path) -> dict[str, Any]:
     """What `_record` was at the first start; its config checked, and complete."""
     record = read_json(path)
@@ -237,9 +224,21 @@ def _read_record(path: Path) -> dict[str, Any]:
     return {**record, "config": config.to_dict()}
 
 
-def _record(config: RunConfig, run_id: str, manifest: Manifest) -> dict[str, Any]:
+def _write_first_record(path: Path, record: dict[str, Any]) -> None:
+    """After the keys, so that what it names is there; and once, so that no start undoes another."""
+    try:
+        write_json_once(path, record)
+    except FileExistsError:
+        raise FolderBusy(str(path.parent), "another process starts a run here.") from None
+
+
+def _record(
+    config: RunConfig, run_id: str, manifest: Manifest, key_name: str | None
+) -> dict[str, Any]:
+    """What `config.json` holds; of keys that lie elsewhere their name, never where."""
     return {
         "run_id": run_id,
+        "key_name": key_name,
         "config": config.to_dict(),
         "data_hash": manifest.data_hash,
         "dataset_size": manifest.dataset_size,

@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from dpscale.errors import InputError
+from dpscale.paths import as_path
 from dpscale.scaling.law.law import ScalingLaw
 from dpscale.scaling.law.lawfile import load_law
 
@@ -38,7 +39,7 @@ def find_table(name: str | Path) -> Path:
     """
     text = str(name)
     if not text.startswith(PREFIX):
-        return Path(name)
+        return as_path(name)
     if text.removeprefix(PREFIX) not in TABLES:
         known = ", ".join(PREFIX + each for each in TABLES)
         raise InputError(text, f"no such embedded table; there are {known}.")

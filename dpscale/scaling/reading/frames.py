@@ -6,6 +6,7 @@ from 1, the header and blank lines not among them.
 """
 
 import difflib
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,8 +37,10 @@ def read_frame(path: Path) -> "pd.DataFrame":
         raise InputError(str(path), "expected a table in .parquet or .csv.")
     try:
         if path.suffix == ".parquet":
-            return pd.read_parquet(path)
-        return pd.read_csv(path, low_memory=False)  # in one piece: a column has one type
+            return pd.read_parquet(io.BytesIO(path.read_bytes()))  # on a bucket too
+        return pd.read_csv(
+            io.BytesIO(path.read_bytes()), low_memory=False
+        )  # in one piece: a column has one type
     except FileNotFoundError:
         raise InputError(str(path), "no such file.") from None
     except (OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from dpscale.errors import InputError
+from dpscale.paths import as_path
 from dpscale.scaling.reading.mckenna2025 import read_mckenna2025
 from dpscale.scaling.reading.run_set import ExcludedRun, RunCurve, RunSet, Target
 from dpscale.scaling.reading.tables import RUNS_DIR, rows_of_folder, rows_of_table, select_runs
@@ -38,7 +39,7 @@ def read_runs(
     Raises:
       InputError: Nothing there, a missing column, a wrong unit, or no usable run.
     """
-    path = Path(source)
+    path = as_path(source)
     if not path.exists():
         raise InputError(str(path), "no such file or folder.")
     if format == "mckenna2025":
