@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gcs_emulator import new_bucket, running_server
 
 from dpscale.runtime import with_compile_cache
 
@@ -40,6 +41,22 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     prepare(request, folder / "data", workers=1)
     return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def storage_server() -> Iterator[str]:
+    """The address of a storage emulator that runs as long as the tests."""
+    with running_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(
+    storage_server: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> str:
+    """The `gs://` address of an empty bucket; copies of its data go to a cache of this test's."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    return new_bucket()
 
 
 ConfigMaker = Callable[..., RunConfig]
