@@ -32,7 +32,9 @@ def write_bytes_atomically(path: str | Path, content: bytes, *, mode: int = 0o64
     path = as_path(path)
     if is_on_bucket(path):
         assert mode == 0o644, f"{path}: no object has a mode"
-        path.write_bytes(content)
+        from dpscale.buckets.objects import write_object
+
+        write_object(path, content)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -43,6 +43,11 @@ def read_object(path: Path) -> tuple[bytes, int] | None:
         return None
 
 
+def write_object(path: Path, content: bytes) -> None:
+    """Writes an object whatever was there; readers see the old one until all of it has arrived."""
+    filesystem().pipe_file(str(path), content)
+
+
 def replace_object(
     path: Path, content: bytes, *, generation: int, timeout: float | None = None
 ) -> int:

@@ -58,6 +58,9 @@ def run(options: Options, output: Output) -> ExitCode:
     prepare_process()  # before JAX is imported
     config = load_run_config(options.config, options.set)
     run_dir = options.out or Path("runs") / config.run_id
+    from dpscale.training.run_keys import check_place
+
+    check_place(config, run_dir, options.keys)  # before anything is said or done
     from dpscale.records import Status
     from dpscale.training.hosts import Hosts, is_first, join
     from dpscale.training.interruption import StopRequest, stop_on_signals

@@ -30,6 +30,7 @@ def running_server() -> Iterator[str]:
             for name, value in {
                 "STORAGE_EMULATOR_HOST": address,
                 "TENSORSTORE_GCS_HTTP_URL": address,
+                "FSSPEC_GCS_TOKEN": "anon",  # else gcsfs looks for a login, for seconds
                 "GOOGLE_AUTH_TOKEN_FOR_TESTING": "x",
                 "NO_GCE_CHECK": "true",
                 "GCE_METADATA_ROOT": "127.0.0.1:1",
