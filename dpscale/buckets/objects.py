@@ -20,6 +20,16 @@ NO_OBJECT = 0
 _BOUNDARY = "==dpscale=="
 
 
+def trouble(error: BaseException) -> str | None:
+    """What a failed connection or a refusal of the storage says, in one line; None for others.
+
+    By the names of modules, as none of those packages need be there.
+    """
+    from_storage = type(error).__module__.partition(".")[0] in ("aiohttp", "gcsfs", "google")
+    is_forbidden = isinstance(error, OSError) and str(error).startswith("Forbidden: ")
+    return " ".join(str(error).split()) if from_storage or is_forbidden else None
+
+
 def filesystem() -> Any:
     """The connection to the storage, one a process and the one that paths use.
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import tyro
 
+from dpscale.buckets.objects import trouble
 from dpscale.cli.output import Output
 from dpscale.cli.paths import PathRefused, path_rules, refusal
 from dpscale.cli.verbs import VERBS
@@ -47,7 +48,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone: not our error
         return ExitCode.OK
-    except OSError as error:
+    except Exception as error:
+        if (reason := trouble(error)) is not None:
+            print(
+                f"dpscale {name}: the bucket cannot be reached ({reason}); mend that, and run the "
+                "same command again to go on.",
+                file=sys.stderr,
+            )
+            return ExitCode.INTERRUPTED
+        if not isinstance(error, OSError):
+            raise
         if error.errno not in NO_SPACE:
             raise
         print(f"dpscale {name}: {_about_space(error)}", file=sys.stderr)

@@ -33,7 +33,6 @@ KILLS = [
     ("keys drawn, config.json not written", r"config\.json", 1, []),
     ("saved, checksums not written", r"checkpoints/5/checksums\.json", 1, [4]),
     ("in a window after a checkpoint", r"metrics\.jsonl", 4, [4, 8]),
-    ("receipt written, result not", r"result\.json", 1, [4, 8, 12]),
 ]
 
 Finished = Callable[[str], Path]
