@@ -17,12 +17,17 @@ from dpscale.config import RunConfig
 from dpscale.data.bucket_copy import publish
 from dpscale.data.units import open_units
 from dpscale.errors import FolderBusy, InputError, PrivacyRefusal
-from dpscale.files import read_json, write_json_atomically
+from dpscale.files import read_json, write_json_atomically, write_text_atomically
 from dpscale.paths import as_path
 from dpscale.privacy.keys import KEY_FILE
-from dpscale.records import CHECKPOINTS_DIR, read_metrics
+from dpscale.records import CHECKPOINTS_DIR, Status, read_metrics, saved_step
+from dpscale.scaling.reading.runs import read_runs
 from dpscale.schema import to_toml
-from dpscale.training.checkpoint import Checkpoints, restore_params
+from dpscale.sweep.layout import SweepFolder
+from dpscale.sweep.layout import locked as sweep_locked
+from dpscale.sweep.survey import survey
+from dpscale.sweep.table import write_table
+from dpscale.training.checkpoint import restore_params
 from dpscale.training.loop import train
 from dpscale.training.run_folder import locked, start_or_resume
 
@@ -142,6 +147,8 @@ class TestKeys:
         assert runs[1].keys is not None
         assert runs[0].keys.noise != runs[1].keys.noise
         assert runs[0].keys.sampling != runs[1].keys.sampling
+        again = start_or_resume(config, as_path(f"{bucket}/a"), manifest, keys_dir=keys)
+        assert again.keys == runs[0].keys, "goes on with the other's"
 
     @pytest.mark.parametrize("where", ["bucket", "local"])
     def test_that_are_not_there_are_never_replaced(
@@ -251,6 +258,37 @@ def test_every_verb_reads_a_run_on_a_bucket(
     assert (tmp_path / "exported" / "model.safetensors").exists()
 
 
+def test_a_receipt_on_a_bucket_is_shown_and_checked(
+    finished: Finished, bucket: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = as_path(f"{bucket}/run")
+    for name in ("config.json", "receipt.json"):
+        write_json_atomically(run_dir / name, read_json(finished("private") / name))
+    assert main(["receipt", str(run_dir)]) == 0
+    assert "epsilon" in capsys.readouterr().out
+
+
+def test_a_sweeps_folder_on_a_bucket_is_surveyed_tabled_and_fitted(
+    configs: dict[str, RunConfig], bucket: str
+) -> None:
+    config, folder = configs["law-fitting"], SweepFolder(as_path(f"{bucket}/sweep"))
+    other = dataclasses.replace(config, seed=1)
+    train(config, folder.run_dir(config.run_id))
+    for point in (config, other):
+        write_text_atomically(folder.config_path(point.run_id), to_toml(point.to_dict()))
+    folder.write_failures({other.run_id: "the machine burnt down"})
+    assert {point.run_id for point in folder.read_points()} == {config.run_id, other.run_id}
+    states = {state.run_id: state for state in survey(folder.root, now=0.0)}
+    assert states[config.run_id].status is Status.FINISHED
+    assert states[other.run_id].error == "the machine burnt down"
+    write_table(folder, [config, other])
+    for source in (folder.root, folder.root / "runs", folder.table_path, folder.table_csv_path):
+        (curve,) = read_runs(str(source)).runs
+        assert curve.run_id == config.run_id
+    with sweep_locked(folder):
+        assert (folder.root / ".lock").exists()
+
+
 def test_a_spoilt_checkpoint_on_a_bucket_is_not_read(
     configs: dict[str, RunConfig], bucket: str
 ) -> None:
@@ -275,4 +313,4 @@ def test_a_checkpoints_checksums_are_those_of_all_its_objects(saved: Path) -> No
     assert len(checksums) > 3
     for name, checksum in checksums.items():
         assert google_crc32c.value((folder / name).read_bytes()) == checksum, name
-    assert Checkpoints(saved, keep=None)._finished_steps()[-1] == 12
+    assert saved_step(saved) == 12
