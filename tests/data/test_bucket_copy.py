@@ -4,6 +4,7 @@ import filecmp
 import multiprocessing
 import os
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,7 @@ def _copy_and_count(text: str) -> int:
     def counted(source: Path, target: Path) -> None:
         nonlocal fetched
         fetched += 1
+        time.sleep(0.5)  # long enough for the others to come
         download(source, target)
 
     bucket_copy.download = counted
@@ -136,7 +138,9 @@ def test_data_are_prepared_on_a_bucket(
     assert (out / "manifest.json").stat() == before
 
 
+@pytest.mark.parametrize("last", ["manifest.json", "tokenizer.model", "train-00000.npy"])
 def test_a_publication_that_was_killed_is_done_again_by_the_same_request_only(
+    last: str,
     bucket: str,
     request_: PrepareRequest,
     prepared: Path,
@@ -145,12 +149,12 @@ def test_a_publication_that_was_killed_is_done_again_by_the_same_request_only(
     # Catches: half a data set that passes for whole, or two mixed in one folder.
     out, upload = as_path(f"{bucket}/data"), bucket_copy.upload
 
-    def killed_at_manifest(source: Path, target: Path) -> None:
-        if source.name == "manifest.json":
+    def killed(source: Path, target: Path) -> None:
+        if source.name == last:
             raise KeyboardInterrupt
         upload(source, target)
 
-    monkeypatch.setattr(bucket_copy, "upload", killed_at_manifest)
+    monkeypatch.setattr(bucket_copy, "upload", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare(request_, out, workers=1)
     monkeypatch.setattr(bucket_copy, "upload", upload)

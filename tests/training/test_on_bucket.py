@@ -299,8 +299,10 @@ def test_a_spoilt_checkpoint_on_a_bucket_is_not_read(
     steps = sorted(int(path.name) for path in (run_dir / CHECKPOINTS_DIR).iterdir())
     for step in steps:
         state = run_dir / CHECKPOINTS_DIR / str(step) / "state"
-        spoilt = next(path for path in (state / "d").iterdir() if not path.is_dir())
-        spoilt.write_bytes(spoilt.read_bytes()[:-1] + b"?")
+        spoilt = max((state / "d").iterdir(), key=lambda path: path.stat().length)  # type: ignore[attr-defined]
+        content = bytearray(spoilt.read_bytes())
+        content[len(content) // 2] ^= 1
+        spoilt.write_bytes(bytes(content))
     with pytest.raises(InputError, match="none of the checkpoints"):
         restore_params(run_dir, config.model)
 
