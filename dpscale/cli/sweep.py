@@ -6,17 +6,21 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from dpscale.cli.output import CommonOptions, Output
+from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
+from dpscale.paths import is_on_bucket
 from dpscale.records import Status
 
 if TYPE_CHECKING:
     from dpscale.sweep.launchers.protocol import Launcher
+    from dpscale.sweep.runner import SweepSettings
     from dpscale.sweep.spec import Sweep
     from dpscale.sweep.survey import RunState
 
@@ -35,8 +39,8 @@ class Options(CommonOptions):
 
     sweep: Annotated[Path, tyro.conf.Positional]
     """The sweep file (TOML)."""
-    out: Path
-    """Folder for configs, runs, logs and the results table."""
+    out: BucketPath
+    """Folder for configs, runs, logs and the results table; also on a bucket (gs://)."""
     launcher: LauncherName = "local"
     """What runs the points: this computer, a Ray cluster (RAY_ADDRESS; without it Ray on this
     computer), or Slurm. The sweep file's [resources] say what a point needs."""
@@ -45,6 +49,8 @@ class Options(CommonOptions):
     own. Use 1 where runs share one accelerator."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Replace a setting of the base, as in --set training.iterations=100; may be repeated."""
+    keys: Path | None = None
+    """Private points on a bucket: a local folder for their secret keys, as for `train`."""
     dry_run: bool = False
     """Print what would run, in which order, and what it would cost; nothing is written."""
     retries: int = 3
@@ -56,7 +62,7 @@ def run(options: Options, output: Output) -> ExitCode:
     """Runs the sweep; `FAILED_POINTS` where any point did not finish."""
     from dpscale.sweep.layout import SweepFolder, locked
     from dpscale.sweep.progress import SweepProgress
-    from dpscale.sweep.runner import SweepRun, SweepSettings, require_data
+    from dpscale.sweep.runner import SweepRun, require_data
     from dpscale.sweep.spec import read_sweep
     from dpscale.sweep.table import write_table
 
@@ -76,8 +82,8 @@ def run(options: Options, output: Output) -> ExitCode:
                 points=sweep.points,
                 folder=folder,
                 launcher=launcher,
-                make_command=train_command,
-                settings=SweepSettings(retries=options.retries),
+                make_command=partial(train_command, keys=options.keys),
+                settings=sweep_settings(options),
                 resources_of=sweep.resources_of,
                 stop_requests=lambda: len(requests),
                 observe=progress.show,
@@ -123,11 +129,22 @@ def _print_plan(options: Options, sweep: "Sweep", output: Output) -> ExitCode:
     return ExitCode.OK
 
 
-def train_command(config: Path, run_dir: Path) -> list[str]:
+def sweep_settings(options: Options) -> "SweepSettings":
+    """A bucket is asked less often than a disk."""
+    from dpscale.sweep.runner import SweepSettings
+
+    if is_on_bucket(options.out):
+        return SweepSettings(retries=options.retries, poll_seconds=2.0, retry_seconds=15.0)
+    return SweepSettings(retries=options.retries)
+
+
+def train_command(config: Path, run_dir: Path, *, keys: Path | None = None) -> list[str]:
     """What a point runs, on whichever machine."""
     from dpscale.sweep.launchers.protocol import PYTHON
 
-    return [PYTHON, "-m", "dpscale.cli.main", "train", str(config), "--out", str(run_dir)]
+    verb = [PYTHON, "-m", "dpscale.cli.main", "train"]
+    place = [] if keys is None else ["--keys", str(keys)]
+    return [*verb, str(config), "--out", str(run_dir), *place]
 
 
 def _check_jobs(options: Options, sweep: "Sweep") -> None:

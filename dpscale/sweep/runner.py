@@ -15,6 +15,7 @@ from typing import Protocol
 from dpscale.config import RunConfig
 from dpscale.errors import ExitCode, InputError, RunInterrupted
 from dpscale.files import write_text_atomically
+from dpscale.paths import as_path
 from dpscale.records import Status, read_result, saved_step
 from dpscale.schema import to_toml
 from dpscale.sweep.launchers.protocol import Ended, EngineLost, Job, Launcher, Resources, Task
@@ -280,7 +281,7 @@ def _how(ended: Ended) -> str:
 def require_data(paths: Sequence[str]) -> None:
     """Raises `InputError` where a folder of prepared data is missing, before anything runs."""
     for path in paths:
-        if not Path(path).is_dir():
+        if not as_path(path).is_dir():
             raise InputError(
                 "data.path", f"no folder {path!r}; run `dpscale prepare`, or --set data.path=DIR."
             )

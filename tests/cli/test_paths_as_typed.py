@@ -61,6 +61,7 @@ def test_the_options_that_take_a_bucket_are_these() -> None:
         ("receipt", "run"),
         ("recommend", "data"),
         ("status", "folder"),
+        ("sweep", "out"),
         ("train", "config"),
         ("train", "out"),
     ]

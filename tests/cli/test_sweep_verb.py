@@ -65,7 +65,7 @@ def mode(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     """What the fake train does, to be changed by the test."""
     chosen = ["finish"]
 
-    def command(config: Path, run_dir: Path) -> list[str]:
+    def command(config: Path, run_dir: Path, *, keys: Path | None) -> list[str]:
         fake = [sys.executable, "-S", str(tmp_path / "fake_train.py")]
         return [*fake, str(config), str(run_dir), chosen[0]]
 
@@ -171,7 +171,7 @@ def test_a_stopped_sweep_exits_75_leaves_no_process_and_can_be_repeated(
     code = (
         "import sys; from dpscale.cli import main, sweep\n"
         "fake, *rest = sys.argv[1:]\n"
-        "sweep.train_command = lambda config, out: "
+        "sweep.train_command = lambda config, out, keys: "
         "[sys.executable, '-S', fake, str(config), str(out), 'hang']\n"
         "sys.exit(main.main(rest))"
     )
@@ -260,3 +260,5 @@ def test_the_command_of_a_point_is_dpscale_train(tmp_path: Path) -> None:
     command = sweep_verb.train_command(tmp_path / "c.toml", tmp_path / "run")
     train = ["train", str(tmp_path / "c.toml"), "--out", str(tmp_path / "run")]
     assert command == [PYTHON, "-m", "dpscale.cli.main", *train]
+    with_keys = sweep_verb.train_command(tmp_path / "c.toml", tmp_path / "run", keys=Path("k"))
+    assert with_keys == [*command, "--keys", "k"]

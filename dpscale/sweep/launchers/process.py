@@ -5,11 +5,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
+from dpscale.files import write_bytes_atomically
+from dpscale.paths import is_on_bucket
 from dpscale.runtime import with_compile_cache
 from dpscale.sweep.launchers.protocol import PYTHON, Ended
 
@@ -38,13 +42,17 @@ class ProcessSpec:
 class Process:
     """A child process and the processes it started; a `Job`."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], log: "_Log") -> None:
         self._process = process
+        self._log = log
 
     def poll(self) -> Ended | None:
         """How it left; None while it runs."""
         code = self._process.poll()
-        return None if code is None else Ended(code)
+        if code is None:
+            return None
+        self._log.close()
+        return Ended(code)
 
     @property
     def has_started(self) -> bool:
@@ -65,6 +73,32 @@ class Process:
                 os.killpg(self._process.pid, number)
 
 
+class _Log:
+    """A file that a process may append to; nothing can be appended to an object of a bucket.
+
+    There what a process prints goes into a file of this machine, and to the bucket when it has
+    left. Of a process that is lost with its machine nothing is kept.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        if is_on_bucket(path):
+            self.file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - see `close`
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("ab")
+
+    def close(self) -> None:
+        """Lets go of the file, and puts what it holds where it belongs; once."""
+        if self.file.closed:
+            return
+        if is_on_bucket(self._path):
+            self.file.seek(0)
+            earlier = self._path.read_bytes() if self._path.exists() else b""
+            write_bytes_atomically(self._path, earlier + self.file.read())
+        self.file.close()
+
+
 def start(spec: ProcessSpec, environment: Mapping[str, str]) -> Process:
     """Starts a process that ends with this one, with JAX's compile cache on.
 
@@ -76,19 +110,20 @@ def start(spec: ProcessSpec, environment: Mapping[str, str]) -> Process:
         program = sys.executable
     cores = ",".join(map(str, spec.cores)) or "any"
     leash = [sys.executable, "-m", "dpscale.sweep.launchers.leash", str(os.getpid()), cores]
-    spec.log.parent.mkdir(parents=True, exist_ok=True)
-    with spec.log.open("ab") as output:
-        process = subprocess.Popen(
-            [*leash, program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=spec.working_dir,
-            env=with_compile_cache(environment),
-            # Ctrl-C reaches the sweep alone, which then ends its runs in order.
-            process_group=0,
-        )
-    return Process(process)
+    log = _Log(spec.log)
+    process = subprocess.Popen(
+        [*leash, program, *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=log.file,
+        stderr=subprocess.STDOUT,
+        cwd=spec.working_dir,
+        env=with_compile_cache(environment),
+        # Ctrl-C reaches the sweep alone, which then ends its runs in order.
+        process_group=0,
+    )
+    if not is_on_bucket(spec.log):
+        log.close()  # the child has its own
+    return Process(process, log)
 
 
 def run_to_end(spec: ProcessSpec, environment: Mapping[str, str]) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import IO, Any
 
 from dpscale.errors import InputError
+from dpscale.paths import absolute
 from dpscale.sweep.launchers.gang import Gang
 from dpscale.sweep.launchers.protocol import Ended, EngineLost, Job, Task
 
@@ -107,7 +108,7 @@ class RayLauncher:
             run={
                 "task": number,
                 "command": task.command,
-                "log": str(task.log.resolve()),
+                "log": str(absolute(task.log)),
                 "working_dir": str(task.working_dir),
                 "grace_seconds": task.grace_seconds,
                 "hosts": needs.hosts,

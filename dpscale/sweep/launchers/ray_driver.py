@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from dpscale.paths import as_path
 from dpscale.sweep.launchers.process import ProcessSpec
 from dpscale.sweep.launchers.ray_worker import HostPart, run_host
 
@@ -105,7 +106,7 @@ class Driver:
         amounts, num_hosts = order["amounts"], order["hosts"]
         spec = ProcessSpec(
             command=tuple(order["command"]),
-            log=Path(order["log"]),
+            log=as_path(order["log"]),
             working_dir=Path(order["working_dir"]),
             grace_seconds=order["grace_seconds"],
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 from dpscale.errors import InputError
 from dpscale.files import read_json, write_json_atomically
+from dpscale.paths import is_on_bucket
 from dpscale.sweep.launchers.process import ProcessSpec
 from dpscale.sweep.launchers.protocol import Ended, EngineLost, Job, Resources, Task
 from dpscale.sweep.launchers.slurm_options import check_options, parameters
@@ -56,6 +57,8 @@ class SlurmLauncher:
                 "--launcher", "no Slurm on this computer (no srun); use one that submits jobs."
             )
         check_options(options)
+        if is_on_bucket(folder):
+            raise InputError("--out", "Slurm's jobs need a folder that all nodes see, no bucket.")
         self._folder = folder.resolve()
         self._options = options
         self._queue = SlurmQueue()
