@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_sweep import ended, statuses, sweep_run, task
 from process_table import descendants, is_alive, parent_of, wait_until
 from real_sweep import dpscale, finish, furthest_step, losses, make_folder, trainings
 
 from dpscale.config import RunConfig
 from dpscale.errors import InputError, RunInterrupted
 from dpscale.sweep.launchers.local import LocalLauncher
-from dpscale.sweep.launchers.protocol import EngineLost, Job, Resources, Task
+from dpscale.sweep.launchers.protocol import EngineLost, Task
 from dpscale.sweep.launchers.ray import RayLauncher
-from dpscale.sweep.layout import SweepFolder
-from dpscale.sweep.runner import SweepRun, SweepSettings
+from dpscale.sweep.runner import SweepSettings
 from dpscale.sweep.survey import RunState
 
 pytestmark = pytest.mark.cluster
-
-SOON = SweepSettings(retries=3, retry_seconds=1.0, poll_seconds=0.05, grace_seconds=10.0)
 
 
 class Cluster:
@@ -116,36 +114,6 @@ def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-def sweep_run(fake: Any, launcher: Any, **changes: Any) -> SweepRun:
-    return SweepRun(
-        **{
-            "points": fake.points,
-            "folder": SweepFolder(fake.root / "out"),
-            "launcher": launcher,
-            "make_command": fake.command,
-            "settings": SOON,
-            **changes,
-        }
-    )
-
-
-def statuses(states: list[RunState]) -> list[str]:
-    return [str(state.status) for state in states]
-
-
-def ended(job: Job, seconds: float = 60) -> int | None:
-    wait_until(lambda: job.poll() is not None, seconds=seconds)
-    end = job.poll()
-    assert end is not None
-    return end.exit_code
-
-
-def task(tmp_path: Path, code: str, **resources: float) -> Task:
-    needs = Resources.from_dict(resources, where="t")
-    command = (sys.executable, "-S", "-c", code)
-    return Task("t", command, tmp_path / "t.log", tmp_path, needs, grace_seconds=5.0)
 
 
 def test_points_run_where_there_are_resources_and_print_to_their_logs(

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_sweep import ended, statuses, sweep_run, task
 from process_table import is_alive, parent_of, wait_until
 from real_sweep import dpscale, finish, furthest_step, losses, make_folder, trainings
 from slurm_daemons import Slurm
@@ -18,15 +18,11 @@ from slurm_daemons import Slurm
 from dpscale.config import RunConfig
 from dpscale.errors import InputError, RunInterrupted
 from dpscale.sweep.launchers.local import LocalLauncher
-from dpscale.sweep.launchers.protocol import Job, Resources, Task
 from dpscale.sweep.launchers.slurm import SlurmLauncher
-from dpscale.sweep.layout import SweepFolder
-from dpscale.sweep.runner import SweepRun, SweepSettings
+from dpscale.sweep.runner import SweepSettings
 from dpscale.sweep.survey import RunState
 
 pytestmark = pytest.mark.cluster
-
-SOON = SweepSettings(retries=3, retry_seconds=1.0, poll_seconds=0.1, grace_seconds=10.0)
 
 
 @pytest.fixture(scope="module")
@@ -56,39 +52,9 @@ def launcher(slurm: Slurm, tmp_path: Path) -> Iterator[SlurmLauncher]:
     opened.close()
 
 
-def sweep_run(fake: Any, launcher: Any, **changes: Any) -> SweepRun:
-    return SweepRun(
-        **{
-            "points": fake.points,
-            "folder": SweepFolder(fake.root / "out"),
-            "launcher": launcher,
-            "make_command": fake.command,
-            "settings": SOON,
-            **changes,
-        }
-    )
-
-
 def process_of(fake: Any, point: RunConfig) -> int:
     """The process of the first start of a point."""
     return next(int(s["pid"]) for s in fake.starts() if s["out"].endswith(point.run_id))
-
-
-def statuses(states: list[RunState]) -> list[str]:
-    return [str(state.status) for state in states]
-
-
-def ended(job: Job, seconds: float = 60) -> int | None:
-    wait_until(lambda: job.poll() is not None, seconds=seconds)
-    end = job.poll()
-    assert end is not None
-    return end.exit_code
-
-
-def task(tmp_path: Path, code: str, name: str = "t", **resources: float) -> Task:
-    needs = Resources.from_dict(resources, where="t")
-    command = (sys.executable, "-S", "-c", code)
-    return Task(name, command, tmp_path / f"{name}.log", tmp_path, needs, grace_seconds=5.0)
 
 
 def test_points_become_one_array_and_print_to_their_logs(
