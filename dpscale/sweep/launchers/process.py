@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -126,14 +126,26 @@ def start(spec: ProcessSpec, environment: Mapping[str, str]) -> Process:
     return Process(process, log)
 
 
-def run_to_end(spec: ProcessSpec, environment: Mapping[str, str]) -> int:
+def run_to_end(
+    spec: ProcessSpec,
+    environment: Mapping[str, str],
+    *,
+    should_leave: Callable[[], bool] = lambda: False,
+) -> int:
     """Runs a process to its end, for an engine's worker; returns its exit code.
 
     Whatever is raised meanwhile (a cancelled task, an interrupt) asks the process to leave, ends
     it after its grace, and is raised again.
+
+    Args:
+      should_leave: Looked at while it runs. Once it is true the process is asked to leave too,
+        and ended after its grace; how it left is returned.
     """
     process = start(spec, environment)
     try:
+        while process.poll() is None and not should_leave():
+            time.sleep(_POLL_SECONDS)
+        stop(process, grace_seconds=spec.grace_seconds)  # nothing, where it has left already
         return wait(process)
     except BaseException:
         stop(process, grace_seconds=spec.grace_seconds)

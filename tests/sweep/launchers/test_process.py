@@ -65,3 +65,17 @@ def test_a_cancelled_worker_lets_its_process_save_and_leaves_none_behind(
         wait(0.02)
     assert ended.exit_code == left_by
     assert (tmp_path / "log").read_text().split() == ["ready", "asked"]
+
+
+@pytest.mark.parametrize(
+    ("manners", "grace", "left_by"), [("polite", 20.0, 75), ("stubborn", 0.3, -9)]
+)
+def test_a_worker_that_should_leave_says_how_its_process_left(
+    tmp_path: Path, manners: str, grace: float, left_by: int
+) -> None:
+    def is_ready() -> bool:
+        return "ready" in (tmp_path / "log").read_text()
+
+    what = spec(tmp_path, SAVES, manners, grace=grace)
+    assert run_to_end(what, {}, should_leave=is_ready) == left_by
+    assert (tmp_path / "log").read_text().split() == ["ready", "asked"]

@@ -174,6 +174,29 @@ def test_a_node_lost_and_another_added(
     assert swapped
 
 
+def test_a_node_that_is_taken_back_lets_its_run_save_and_go_on_elsewhere(
+    cluster: Cluster, launcher: Callable[[], RayLauncher], fake: Any, points: list[RunConfig]
+) -> None:
+    cluster.start(cpus=0)
+    leaving = cluster.start(cpus=1)
+    fake.plan({points[0].run_id: "hang once"})
+    told: list[float] = []
+
+    def take_back(states: list[RunState]) -> None:
+        if states[0].step == 10 and not told:
+            told.append(time.monotonic())
+            cluster.nodes[leaving].terminate()
+            process = next(s["pid"] for s in fake.starts() if s["out"].endswith(points[0].run_id))
+            wait_until(lambda: not is_alive(process), seconds=20)  # Ray would kill it after 30
+            cluster.start(cpus=1)
+
+    run = sweep_run(fake, launcher(), observe=take_back)
+    assert statuses(run.run()) == ["finished"] * 3
+    status = run.folder.run_dir(points[0].run_id) / "status.json"
+    assert json.loads(status.read_text())["status"] == "interrupted"  # of the first start
+    assert fake.started_runs().count(points[0].run_id) == 2
+
+
 def test_a_point_that_always_fails_harms_no_other(
     cluster: Cluster, launcher: Callable[[], RayLauncher], fake: Any, points: list[RunConfig]
 ) -> None:
