@@ -145,7 +145,7 @@ class Driver:
         try:
             value = ray.get(next(host.yields))
         except (Exception, StopIteration) as error:
-            self._end(host, exit_code=None, reason=_reason(error))
+            self._end(host, exit_code=None, reason=reason_of(error))
             return
         if host.has_started:
             self._end(host, exit_code=value, reason="")
@@ -187,14 +187,17 @@ class Driver:
         self.say(ended=host.name, exit_code=exit_code, reason=reason)
 
 
-def _reason(error: BaseException) -> str:
-    """What became of a task, in a few words."""
+def reason_of(error: BaseException) -> str:
+    """What became of a task, in one line."""
     from ray import exceptions
 
     if isinstance(error, exceptions.TaskCancelledError):
         return "cancelled"
     if isinstance(error, exceptions.RayTaskError):
-        return str(error.cause)
+        said = str(error.cause).strip().partition("\n")[0]  # Ray's own causes end in a traceback
+        if "No module named 'dpscale'" in said:
+            return "dpscale is not installed on its node; install it there, for Ray's Python"
+        return said
     if isinstance(error, exceptions.NodeDiedError):
         return "its node is gone"
     if isinstance(error, exceptions.WorkerCrashedError):

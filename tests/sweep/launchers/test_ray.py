@@ -23,6 +23,7 @@ from dpscale.errors import InputError, RunInterrupted
 from dpscale.sweep.launchers.local import LocalLauncher
 from dpscale.sweep.launchers.protocol import EngineLost, Task
 from dpscale.sweep.launchers.ray import RayLauncher
+from dpscale.sweep.launchers.ray_driver import reason_of
 from dpscale.sweep.runner import SweepSettings
 from dpscale.sweep.survey import RunState
 
@@ -312,6 +313,21 @@ def test_a_folder_that_workers_do_not_see_is_named(
     end = job.poll()
     assert end is not None
     assert f"does not see {tmp_path / 'missing'}; share that folder with it" in end.reason
+
+
+@pytest.mark.parametrize(
+    ("cause", "reason"),
+    [
+        ("System error: No module named 'dpscale'\ntraceback: ...", "dpscale is not installed on"),
+        ("System error: no memory\ntraceback: ...\n", "System error: no memory"),
+    ],
+)
+def test_what_a_worker_could_not_do_is_one_line(cause: str, reason: str) -> None:
+    from ray.exceptions import RayTaskError
+
+    said = reason_of(RayTaskError("run_host", "a traceback", RuntimeError(cause)))
+    assert said.startswith(reason)
+    assert "\n" not in said
 
 
 @pytest.mark.parametrize(
