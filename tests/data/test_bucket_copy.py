@@ -1,10 +1,10 @@
 """Prepared data on a bucket: made there, and read through a verified local copy."""
 
 import filecmp
-import multiprocessing
 import os
 import stat
-import time
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,25 +100,27 @@ def test_a_copy_that_was_killed_half_way_goes_on(
     assert not list(local_copy(published).glob("*.coming"))
 
 
-def _copy_and_count(text: str) -> int:
-    fetched = 0
-    download = bucket_copy.download
-
-    def counted(source: Path, target: Path) -> None:
-        nonlocal fetched
-        fetched += 1
-        time.sleep(0.5)  # long enough for the others to come
-        download(source, target)
-
-    bucket_copy.download = counted
-    open_units(text).verify()
-    return fetched
+COPY_AND_COUNT = """
+import sys, time
+from dpscale.data import bucket_copy
+from dpscale.data.units import open_units
+fetched, download = 0, bucket_copy.download
+def counted(source, target):
+    global fetched
+    fetched += 1
+    time.sleep(0.5)  # long enough for the others to come
+    download(source, target)
+bucket_copy.download = counted
+open_units(sys.argv[1]).verify()
+print(fetched)
+"""
 
 
 def test_processes_that_ask_at_once_fetch_once(published: Path) -> None:
     # Catches: one that renames over, or reads, what another still writes.
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        counts = pool.map(_copy_and_count, [str(published)] * 3, chunksize=1)
+    command = [sys.executable, "-c", COPY_AND_COUNT, str(published)]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    counts = [int(process.communicate(timeout=120)[0]) for process in started]
     assert sorted(count > 0 for count in counts) == [False, False, True]
 
 
