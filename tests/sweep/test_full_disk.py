@@ -9,7 +9,7 @@ from real_sweep import dpscale, finish, losses, make_folder
 from dpscale.sweep.layout import SweepFolder
 
 LIMIT_BYTES = 40_000
-"""Of one file: holds a config, a log and a metrics file, and not the largest array of a checkpoint."""
+"""Of one file: holds a config, a log and metrics, and not the largest array of a checkpoint."""
 
 LIMITED = """
 import resource, sys
