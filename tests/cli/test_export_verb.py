@@ -1,6 +1,7 @@
 """`dpscale export` and `dpscale import`: runs of both purposes, their cards, and refusals."""
 
 import dataclasses
+import filecmp
 import importlib.util
 import json
 from pathlib import Path
@@ -138,7 +139,7 @@ def test_a_law_fitting_run_goes_out_and_back_without_a_claim(
     out = ["--out", str(tmp_path / "again")]
     assert main(["export", str(tmp_path / "back"), "--format", "gemma2", *out]) == ExitCode.OK
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "hf" / name).read_bytes()
+        assert filecmp.cmp(tmp_path / "again" / name, tmp_path / "hf" / name, shallow=False)
 
 
 def test_the_wrong_format_is_one_line_with_the_right_one(make_config, tmp_path, capsys) -> None:

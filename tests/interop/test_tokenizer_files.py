@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+from digest import digest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,7 +212,7 @@ def test_a_model_that_would_differ_gets_no_tokenizer_json(
 def test_a_model_that_can_be_told_gets_all_files(tmp_path: Path) -> None:
     tokenizer = TOKENIZERS[NAMES[0]]
     assert write_tokenizer_files(tmp_path, tokenizer, bos_id=1, max_length=64) is None
-    assert (tmp_path / "tokenizer.model").read_bytes() == tokenizer.model
+    assert digest((tmp_path / "tokenizer.model").read_bytes()) == digest(tokenizer.model)
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert (config["bos_token"], config["eos_token"], config["pad_token"]) == ("</s>",) * 2 + (
         "<pad>",

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import pytest
+from digest import digest
 
 from dpscale.config import RunConfig
 from dpscale.data.units import open_units
@@ -86,8 +87,9 @@ def copied(finished: Callable[[str], Path], tmp_path: Path) -> Copier:
     return copy
 
 
-def saved_state(run_dir: Path, config: RunConfig) -> tuple[TrainState, Counters]:
+def saved_state(run_dir: Path) -> tuple[TrainState, Counters]:
     """The newest state in a run's folder."""
+    config = RunConfig.from_dict(read_json(run_dir / "config.json")["config"], where="test")
     like = init_state(config.model, config.optimizer, jax.random.key(99))
     checkpoints = Checkpoints(run_dir, keep=None)
     try:
@@ -103,19 +105,28 @@ def without(fields: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def traces(configs: dict[str, RunConfig]) -> Callable[[Path], dict[str, Any]]:
+def saved_leaves() -> Callable[[Path], dict[str, bytes]]:
+    """The bytes of each array in the newest state of a run's folder."""
+
+    def read(run_dir: Path) -> dict[str, bytes]:
+        leaves = jax.tree_util.tree_leaves_with_path(saved_state(run_dir)[0])
+        return {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def traces(saved_leaves: Callable[[Path], dict[str, bytes]]) -> Callable[[Path], dict[str, Any]]:
     """Everything that a run left which must not depend on how often it was killed.
 
     Wall-clock fields are left out, and the commit: somebody may commit while tests run.
     """
 
     def collect(run_dir: Path) -> dict[str, Any]:
-        config = RunConfig.from_dict(read_json(run_dir / "config.json")["config"], where="test")
-        state, counters = saved_state(run_dir, config)
+        counters = saved_state(run_dir)[1]
         receipt_file = run_dir / "receipt.json"
-        leaves = jax.tree_util.tree_leaves_with_path(state)
         return {
-            "state": {jax.tree_util.keystr(path): leaf.tobytes() for path, leaf in leaves},
+            "state": {path: digest(leaf) for path, leaf in saved_leaves(run_dir).items()},
             "counters": without(dataclasses.asdict(counters), "wall_seconds"),
             "metrics": [without(line, "wall_seconds") for line in read_metrics(run_dir)],
             "result": without(read_json(run_dir / "result.json"), "wall_seconds", "commit"),

@@ -338,7 +338,7 @@ class TestKeys:
         configs: dict[str, RunConfig],
         finished: Callable[[str], Path],
         manifest: Manifest,
-        traces: Callable[[Path], dict[str, Any]],
+        saved_leaves: Callable[[Path], dict[str, bytes]],
     ) -> None:
         # Catches: a key, or a half of one, in a config, hash, receipt, checkpoint or message.
         run_dir = finished("private")
@@ -349,7 +349,7 @@ class TestKeys:
         }
         run = start_or_resume(configs["private"], run_dir, manifest)
         contents = {str(path): path.read_bytes() for path in files}
-        contents |= {f"state{name}": leaf for name, leaf in traces(run_dir)["state"].items()}
+        contents |= {f"state{name}": leaf for name, leaf in saved_leaves(run_dir).items()}
         contents |= {"repr(run)": repr(run).encode(), "repr(keys)": repr(run.keys).encode()}
         assert run.mechanism is not None
         assert run.keys is not None
