@@ -76,7 +76,8 @@ class Gang:
 
     def _take_note(self, index: int, ended: Ended) -> None:
         self._ends[index] = ended
-        self._first_end = self._first_end or self._monotonic()
+        if self._first_end is None:
+            self._first_end = self._monotonic()
         if ended.exit_code != ExitCode.OK and self._first_failure is None:
             self._first_failure = ended
 

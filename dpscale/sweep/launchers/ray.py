@@ -31,7 +31,7 @@ class RayLauncher:
     """Runs tasks on a Ray cluster.
 
     Args:
-      address: Of the cluster, as Ray takes it (`HOST:PORT`, `auto`, `ray://...`); None starts Ray
+      address: Of the cluster, as Ray takes it (`HOST:PORT` or `auto`); None starts Ray
         on this computer, and ends it with the sweep.
 
     Raises:
