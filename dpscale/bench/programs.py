@@ -98,8 +98,7 @@ def private_gradient(
     ) -> ClippedSum:
         rule = ClipRule(l2_clip_norm, rescale_to_unit_norm)
         return microbatched(
-            lambda tokens, is_counted: strategy(loss, params, tokens, is_counted, rule),
-            params,
+            lambda tokens, is_counted: strategy.unfinished(loss, params, tokens, is_counted, rule),
             tokens_BxS1,
             is_padding_B,
             microbatch_size=candidate.microbatch_size,

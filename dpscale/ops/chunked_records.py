@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from dpscale.ops.contraction import contract, row_products, unit_roundoff, wide
 from dpscale.ops.dense import DenseFactors, DenseNorms, takes_gram
 from dpscale.ops.gram import gram_of, gram_squares, zero_gram
+from dpscale.ops.sums import Whole
 from dpscale.ops.taps import NormRule, Squares, scaled
 from dpscale.ops.vocab_chunks import Chunk, ChunkedLogits, over_chunks
 
@@ -26,7 +27,7 @@ Sums = tuple[jax.Array, jax.Array, Parts]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens_BxS", "rows_BxSxD", "norm_B", "rounding_B"],
+    data_fields=["tokens_BxS", "rows_BxDxS", "norm_B", "rounding_B"],
     meta_fields=["rule"],
 )
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class OutputNorms:
     """Squared norms of the output gradients, and their rows for the tokens that were read."""
 
     tokens_BxS: jax.Array
-    rows_BxSxD: jax.Array
+    rows_BxDxS: jax.Array
     norm_B: jax.Array
     rounding_B: jax.Array
     rule: NormRule
@@ -43,23 +44,25 @@ class OutputNorms:
     def empty(cls, tokens_BxS: jax.Array, hidden_BxSxD: jax.Array, rule: NormRule) -> "OutputNorms":
         """Zeros, for a use of the table; no tokens where it is not tied."""
         dtype, width = wide(hidden_BxSxD.dtype), hidden_BxSxD.shape[-1]
-        norm_B = jnp.zeros(tokens_BxS.shape[0], dtype)
-        return cls(tokens_BxS, jnp.zeros((*tokens_BxS.shape, width), dtype), norm_B, norm_B, rule)
+        num_examples, num_read = tokens_BxS.shape
+        norm_B = jnp.zeros(num_examples, dtype)
+        rows_BxDxS = jnp.zeros((num_examples, width, num_read), dtype)
+        return cls(tokens_BxS, rows_BxDxS, norm_B, norm_B, rule)
 
     def squares(self) -> Squares:
         """See `taps.Record`."""
         return Squares(self.norm_B, self.rounding_B)
 
-    def rows(self, tokens_BxS: jax.Array) -> jax.Array:
-        """float32[B, S, D]: the gradient's rows for the tokens that the record was made for."""
-        return self.rows_BxSxD
+    def turned_rows(self, tokens_BxS: jax.Array) -> jax.Array:
+        """float32[B, D, S]: the gradient's rows for the tokens that the record was made for."""
+        return self.rows_BxDxS
 
     def filled(self, x: jax.Array, y_grad: jax.Array) -> "OutputNorms":
         """The record of a backward pass with all logits at once: their gradient, the hidden."""
         norms = DenseNorms(self.norm_B, self.rounding_B, self.rule).filled(x, y_grad)
-        rows_BxSxD = DenseFactors(x, y_grad).rows(self.tokens_BxS)
+        rows_BxDxS = DenseFactors(x, y_grad).turned_rows(self.tokens_BxS)
         return dataclasses.replace(
-            self, rows_BxSxD=rows_BxSxD, norm_B=norms.norm_B, rounding_B=norms.rounding_B
+            self, rows_BxDxS=rows_BxDxS, norm_B=norms.norm_B, rounding_B=norms.rounding_B
         )
 
     def filled_from(self, logits: ChunkedLogits) -> tuple["OutputNorms", jax.Array]:
@@ -85,9 +88,9 @@ class OutputNorms:
             add, start, logits.table_VxD, logits.chunk_len
         )
         squares = measure.squares(hidden_BxSxD, parts)
-        rows = contract(picked_BxSxT, hidden_BxSxD.astype(dtype), ((1,), (1,)), ((0,), (0,)))
+        rows = contract(hidden_BxSxD.astype(dtype), picked_BxSxT, ((1,), (1,)), ((0,), (0,)))
         filled = dataclasses.replace(
-            self, rows_BxSxD=rows, norm_B=squares.norm_B, rounding_B=squares.rounding_B
+            self, rows_BxDxS=rows, norm_B=squares.norm_B, rounding_B=squares.rounding_B
         )
         return filled, hidden_grad.astype(hidden_BxSxD.dtype)
 
@@ -182,10 +185,10 @@ class ChunkedOutput:
         """See `taps.Record`."""
         return self.norms.squares()
 
-    def rows(self, tokens_BxS: jax.Array) -> jax.Array:
-        """float32[B, S, D]: the gradient's rows for the tokens that the record was made for."""
-        return self.norms.rows_BxSxD
+    def turned_rows(self, tokens_BxS: jax.Array) -> jax.Array:
+        """float32[B, D, S]: the gradient's rows for the tokens that the record was made for."""
+        return self.norms.rows_BxDxS
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+    def weighted_sum(self, factor_B: jax.Array) -> Whole:
         """See `taps.Record`."""
-        return self.logits.table_gradient(scaled(self.logits.hidden_BxSxD, factor_B))
+        return Whole(self.logits.table_gradient(scaled(self.logits.hidden_BxSxD, factor_B)))

@@ -18,7 +18,7 @@ Axes: B examples, S tokens, D width in, P width out, N the narrower of D and P, 
 
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,7 @@ from jax import lax
 
 from dpscale.ops.contraction import contract, contract_last, row_products, unit_roundoff, wide
 from dpscale.ops.gram import gram_cost, gram_of, gram_squares
+from dpscale.ops.sums import Whole
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
 
 MULTIPLY_ADDS_A_BYTE = {"cpu": 4.0, "gpu": 75.0, "tpu": 140.0}
@@ -84,31 +85,70 @@ def product_gradient(
     if tap is None:
         return weight_gradient(x, y_grad), None
     if isinstance(tap, Weighting):
-        return DenseFactors(x, y_grad).weighted_sum(tap.factor_B), no_cotangent(tap)
+        return DenseFactors(x, y_grad).weighted_sum(tap.factor_B).finished(), no_cotangent(tap)
     return jnp.zeros_like(weight), as_cotangent(tap.filled(x, y_grad))
 
 
 def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
     """Sum over tokens of the outer products `x_n y_grad_n`: float32[D, P].
 
-    The narrower operand goes to the left: XLA on CPU writes out the transpose of the left
-    operand of this contraction, which costs most when that is the wide one.
-
     Args:
       x: [..., D] inputs of the op.
       y_grad: [..., P] cotangents of its outputs, with the same leading axes.
     """
-    x_ZxD = x.reshape(-1, x.shape[-1])
-    y_grad_ZxP = y_grad.reshape(-1, y_grad.shape[-1])
-    if x_ZxD.shape[1] > y_grad_ZxP.shape[1]:
-        return _transposed(contract(y_grad_ZxP, x_ZxD, ((0,), (0,))))
-    return contract(x_ZxD, y_grad_ZxP, ((0,), (0,)))
-
-
-def _transposed(matrix: jax.Array) -> jax.Array:
+    pair = _Ordered.of(_all_tokens(x), _all_tokens(y_grad))
+    product = _product_over_tokens(pair.narrow, pair.broad)
     # Without the barrier XLA merges the transpose into the product and swaps them again.
-    barred: jax.Array = lax.optimization_barrier(matrix)  # type: ignore[no-untyped-call]
-    return barred.T
+    return _barred(product).T if pair.is_swapped else product
+
+
+class _Ordered(NamedTuple):
+    """The two factors of a gradient, the narrower one first.
+
+    XLA on CPU writes out the transpose of the left operand of their product, which costs most
+    when that is the broad one. Swapped, the product is the gradient turned.
+    """
+
+    narrow: jax.Array
+    broad: jax.Array
+    is_swapped: bool
+
+    @classmethod
+    def of(cls, x: jax.Array, y_grad: jax.Array) -> "_Ordered":
+        is_swapped = x.shape[-1] > y_grad.shape[-1]
+        return cls(y_grad, x, True) if is_swapped else cls(x, y_grad, False)
+
+
+def _all_tokens(x: jax.Array) -> jax.Array:
+    """[Z, D]: the tokens of all examples."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _product_over_tokens(narrow: jax.Array, broad: jax.Array) -> jax.Array:
+    """[..., N, W]: the sum over tokens of outer products, for each leading index.
+
+    Args:
+      narrow: [..., S, N].
+      broad: [..., S, W].
+    """
+    tokens, last = narrow.ndim - 2, narrow.ndim - 1
+    along = tuple(range(tokens))
+    if jax.default_backend() == "cpu" and broad.shape[-1] >= _BROAD:
+        turned = _barred(narrow.swapaxes(tokens, last))
+        return contract(turned, broad, ((last,), (tokens,)), (along, along))
+    return contract(narrow, broad, ((tokens,), (tokens,)), (along, along))
+
+
+_BROAD = 1024
+"""Width from which, on a CPU, the narrow operand is turned before the product: XLA has a library
+for products whose left operand is contracted over its last axis, which is faster by up to a
+quarter; below, turning costs as much."""
+
+
+def _barred(array: jax.Array) -> jax.Array:
+    """The array, written out as it is."""
+    barred: jax.Array = lax.optimization_barrier(array)  # type: ignore[no-untyped-call]
+    return barred
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["x_BxSxD", "y_grad_BxSxP"], meta_fields=[])
@@ -160,25 +200,24 @@ class DenseFactors:
 
     def squares(self) -> Squares:
         """See `taps.Record`; the gram rule."""
-        narrow, broad = self.x_BxSxD, self.y_grad_BxSxP
-        if narrow.shape[-1] > broad.shape[-1]:
-            narrow, broad = broad, narrow
-        return gram_squares(gram_of(narrow), gram_of(broad), scaled_dtype=narrow.dtype)
+        pair = _Ordered.of(self.x_BxSxD, self.y_grad_BxSxP)
+        grams = gram_of(pair.narrow), gram_of(pair.broad)
+        return gram_squares(*grams, scaled_dtype=pair.narrow.dtype)
 
-    def rows(self, index_BxT: jax.Array) -> jax.Array:
-        """float32[B, T, P]: some rows of each example's gradient."""
+    def turned_rows(self, index_BxT: jax.Array) -> jax.Array:
+        """float32[B, P, T]: some rows of each example's gradient, as columns."""
         dtype = wide(self.x_BxSxD.dtype)
         picked_BxSxT = jnp.take_along_axis(self.x_BxSxD, index_BxT[:, None, :], axis=2)
         y_grad = self.y_grad_BxSxP
         return contract(
-            picked_BxSxT.astype(dtype), y_grad.astype(dtype), ((1,), (1,)), ((0,), (0,))
+            y_grad.astype(dtype), picked_BxSxT.astype(dtype), ((1,), (1,)), ((0,), (0,))
         )
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+    def weighted_sum(self, factor_B: jax.Array) -> Whole:
         """See `taps.Record`; the factors go to the narrower operand."""
-        if self.x_BxSxD.shape[-1] <= self.y_grad_BxSxP.shape[-1]:
-            return weight_gradient(scaled(self.x_BxSxD, factor_B), self.y_grad_BxSxP)
-        return weight_gradient(self.x_BxSxD, scaled(self.y_grad_BxSxP, factor_B))
+        pair = _Ordered.of(self.x_BxSxD, self.y_grad_BxSxP)
+        narrow_ZxN, broad_ZxW = _all_tokens(scaled(pair.narrow, factor_B)), _all_tokens(pair.broad)
+        return Whole(_product_over_tokens(narrow_ZxN, broad_ZxW), pair.is_swapped)
 
 
 def takes_gram(rule: NormRule, seq_len: int, d: int, p: int, platform: str | None = None) -> bool:
@@ -203,23 +242,20 @@ def takes_gram(rule: NormRule, seq_len: int, d: int, p: int, platform: str | Non
     return gram < direct
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["grad_BxNxW"], meta_fields=["is_transposed"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["grad_BxNxW"], meta_fields=["is_turned"])
 @dataclass(frozen=True)
 class DenseGradients:
     """Each example's gradient, float32, narrower axis first."""
 
     grad_BxNxW: jax.Array
-    is_transposed: bool
+    is_turned: bool
     weight_ndim: ClassVar[int] = 2
 
     @classmethod
     def of(cls, x_BxSxD: jax.Array, y_grad_BxSxP: jax.Array) -> "DenseGradients":
         """Forms the gradients from their factors."""
-        is_transposed = x_BxSxD.shape[-1] > y_grad_BxSxP.shape[-1]
-        narrow, broad = (y_grad_BxSxP, x_BxSxD) if is_transposed else (x_BxSxD, y_grad_BxSxP)
-        return cls(contract(narrow, broad, ((1,), (1,)), ((0,), (0,))), is_transposed)
+        pair = _Ordered.of(x_BxSxD, y_grad_BxSxP)
+        return cls(_product_over_tokens(pair.narrow, pair.broad), pair.is_swapped)
 
     def filled(self, x: jax.Array, y_grad: jax.Array) -> "DenseGradients":
         """The record of a backward pass."""
@@ -229,19 +265,17 @@ class DenseGradients:
         """See `taps.Record`."""
         return Squares.exact(row_products(self.grad_BxNxW, self.grad_BxNxW))
 
-    def rows(self, index_BxT: jax.Array) -> jax.Array:
-        """float32[B, T, P]: some rows of each example's gradient."""
-        if not self.is_transposed:
-            return jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, :, None], axis=1)
-        picked_BxPxT = jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, None, :], axis=2)
-        return picked_BxPxT.swapaxes(1, 2)
+    def turned_rows(self, index_BxT: jax.Array) -> jax.Array:
+        """float32[B, P, T]: some rows of each example's gradient, as columns."""
+        if self.is_turned:
+            # Without the barrier XLA on CPU may walk down the columns, far apart in memory.
+            return _barred(jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, None, :], axis=2))
+        picked_BxTxP = jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, :, None], axis=1)
+        return picked_BxTxP.swapaxes(1, 2)
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+    def weighted_sum(self, factor_B: jax.Array) -> Whole:
         """See `taps.Record`."""
-        if not self.is_transposed:
-            return weighted_total(self.grad_BxNxW, factor_B)
-        # A sum that XLA could fuse with the transpose would read memory across its grain.
-        return contract(factor_B, self.grad_BxNxW, ((0,), (0,))).T
+        return Whole(weighted_total(self.grad_BxNxW, factor_B), self.is_turned)
 
 
 def weighted_total(grad_B: jax.Array, factor_B: jax.Array) -> jax.Array:

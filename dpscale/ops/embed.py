@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpscale.ops.contraction import contract
+from dpscale.ops.sums import SomeRows
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
 
 
@@ -65,7 +66,7 @@ def _embed_backward(
     no_token_grad = np.zeros(tokens.shape, jax.dtypes.float0)
     record = EmbedFactors(tokens, x_grad, table_VxD.shape[0])
     if isinstance(tap, Weighting):
-        return record.weighted_sum(tap.factor_B), no_token_grad, no_cotangent(tap)
+        return record.weighted_sum(tap.factor_B).finished(), no_token_grad, no_cotangent(tap)
     return jnp.zeros_like(table_VxD), no_token_grad, as_cotangent(record)
 
 
@@ -110,14 +111,7 @@ class EmbedFactors:
         """See `taps.Record`."""
         return Weighting(factor_B)
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+    def weighted_sum(self, factor_B: jax.Array) -> SomeRows:
         """See `taps.Record`."""
-        shape = (self.vocab_size, self.x_grad_BxSxD.shape[-1])
-        return self.weighted_sum_onto(jnp.zeros(shape, factor_B.dtype), factor_B)
-
-    def weighted_sum_onto(self, total_VxD: jax.Array, factor_B: jax.Array) -> jax.Array:
-        """Adds the sum over examples of factor times gradient to an array like the table."""
-        rows_BxSxD = scaled(self.x_grad_BxSxD.astype(total_VxD.dtype), factor_B)
-        return total_VxD.at[self.tokens_BxS].add(
-            rows_BxSxD, mode="drop", wrap_negative_indices=False
-        )
+        rows_BxSxD = scaled(self.x_grad_BxSxD.astype(factor_B.dtype), factor_B)
+        return SomeRows(self.tokens_BxS, rows_BxSxD, self.vocab_size)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dpscale.ops.contraction import contract, row_products, wide
+from dpscale.ops.sums import Whole
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent
 
 
@@ -49,7 +50,7 @@ def _scale_backward(
     x_grad = y_grad * (1.0 + scale_D.astype(x.dtype))
     gradients = ScaleGradients(jnp.sum(y_grad * x, axis=1))
     if isinstance(tap, Weighting):
-        return gradients.weighted_sum(tap.factor_B), x_grad, no_cotangent(tap)
+        return gradients.weighted_sum(tap.factor_B).finished(), x_grad, no_cotangent(tap)
     return jnp.zeros_like(scale_D), x_grad, as_cotangent(gradients)
 
 
@@ -86,6 +87,6 @@ class ScaleGradients:
         """See `taps.Record`."""
         return Squares.exact(row_products(self.grad_BxD, self.grad_BxD))
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+    def weighted_sum(self, factor_B: jax.Array) -> Whole:
         """See `taps.Record`."""
-        return contract(factor_B, self.grad_BxD, ((0,), (0,)))
+        return Whole(contract(factor_B, self.grad_BxD, ((0,), (0,))))

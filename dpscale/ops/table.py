@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from dpscale.ops.chunked_records import ChunkedOutput, OutputNorms
 from dpscale.ops.contraction import row_products
 from dpscale.ops.dense import DenseFactors
+from dpscale.ops.sums import Joined, Sum
 from dpscale.ops.taps import NormRule, Squares, Weighting
 
 
@@ -26,7 +27,7 @@ from dpscale.ops.taps import NormRule, Squares, Weighting
 class TableRecord:
     """One record, or tap, for both uses of a table; a use that did not occur is None.
 
-    `input` is an `EmbedFactors`, `output` a record that also answers `rows(tokens)`: a
+    `input` is an `EmbedFactors`, `output` a record that also answers `turned_rows(tokens)`: a
     `DenseFactors`, `DenseGradients`, `OutputNorms` or `ChunkedOutput`. As a tap for weighted
     sums both are a `Weighting`.
     """
@@ -65,20 +66,18 @@ class TableRecord:
         if self.input is None or self.output is None:
             alone: Squares = (self.input or self.output).squares()
             return alone
-        rows_BxSxD = self.output.rows(self.input.tokens_BxS)
-        x_grad_BxSxD = self.input.x_grad_BxSxD.astype(rows_BxSxD.dtype)
-        crossed = Squares.exact(2.0 * row_products(x_grad_BxSxD, rows_BxSxD))
+        rows_BxDxS = self.output.turned_rows(self.input.tokens_BxS)
+        x_grad_BxDxS = self.input.x_grad_BxSxD.astype(rows_BxDxS.dtype).swapaxes(1, 2)
+        crossed = Squares.exact(2.0 * row_products(x_grad_BxDxS, rows_BxDxS))
         apart: Squares = self.input.squares() + self.output.squares()
         return apart + crossed
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
+    def weighted_sum(self, factor_B: jax.Array) -> Sum:
         """See `taps.Record`."""
         if self.input is None or self.output is None:
-            alone: jax.Array = (self.input or self.output).weighted_sum(factor_B)
+            alone: Sum = (self.input or self.output).weighted_sum(factor_B)
             return alone
-        total_VxD: jax.Array = self.output.weighted_sum(factor_B)
-        both_VxD: jax.Array = self.input.weighted_sum_onto(total_VxD, factor_B)
-        return both_VxD
+        return Joined(self.output.weighted_sum(factor_B), self.input.weighted_sum(factor_B))
 
 
 def output_record(

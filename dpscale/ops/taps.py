@@ -26,6 +26,7 @@ import numpy as np
 
 from dpscale import config
 from dpscale.ops.contraction import wide
+from dpscale.ops.sums import Sum
 
 NormRule = config.NormRule
 """How the norm of a product of factors is found: `gram` from the factors' inner products
@@ -80,8 +81,8 @@ class Record(Protocol):
     def squares(self) -> Squares:
         """Squared norms, float32[B]."""
 
-    def weighted_sum(self, factor_B: jax.Array) -> jax.Array:
-        """Sum over examples of factor times gradient: float32, shaped like the weight."""
+    def weighted_sum(self, factor_B: jax.Array) -> Sum:
+        """Sum over examples of factor times gradient: float32, in the form it comes about in."""
 
 
 Tap = Any

@@ -12,12 +12,12 @@ Axes: B slots of the logical batch, M microbatches, K slots of one.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dpscale.ops.sums import added_up, as_sums, finished, nothing_like
 from dpscale.ops.varying import varying_with
 from dpscale.privacy.clipping import ClippedSum
 
@@ -36,7 +36,6 @@ class _Progress:
 
 def microbatched(
     strategy: Callable[[jax.Array, jax.Array], ClippedSum],
-    like: Any,
     tokens_BxS1: jax.Array,
     is_padding_B: jax.Array,
     *,
@@ -63,8 +62,8 @@ def microbatched(
     forever. `lax.psum` the total afterwards.
 
     Args:
-      strategy: (int32[K, S + 1] tokens, bool[K] is_counted) -> ClippedSum.
-      like: The parameters: shapes of the total.
+      strategy: (int32[K, S + 1] tokens, bool[K] is_counted) -> ClippedSum, whose total may be of
+        sums in their own forms (`ops.sums`): they are added up in these.
       tokens_BxS1: int32[B, S + 1], B a multiple of `microbatch_size`.
       is_padding_B: bool[B].
       microbatch_size: K.
@@ -99,11 +98,7 @@ def microbatched(
         is_final = ~jnp.any(is_bad_K)
         adds = is_final & jnp.any(is_counted_K)
         summed = ClippedSum(
-            total=jax.tree.map(
-                lambda total, more: jnp.where(adds, total + more, total),
-                so_far.summed.total,
-                here.total,
-            ),
+            total=added_up(as_sums(here.total), so_far.summed.total, adds),
             norms=_placed(so_far.summed.norms, here.norms, so_far.index, is_counted_K),
             losses=_placed(so_far.summed.losses, here.losses, so_far.index, is_counted_K),
         )
@@ -113,11 +108,11 @@ def microbatched(
             summed=summed,
         )
 
-    dtype = jax.tree.leaves(like)[0].dtype
+    shapes = jax.eval_shape(strategy, tokens_MxKxS1[0], is_padding_MxK[0])
     nothing = ClippedSum(
-        total=jax.tree.map(jnp.zeros_like, like),
-        norms=jnp.zeros(is_padding_MxK.shape, dtype),
-        losses=jnp.zeros(is_padding_MxK.shape, dtype),
+        total=nothing_like(as_sums(shapes.total)),
+        norms=jnp.zeros(is_padding_MxK.shape, shapes.norms.dtype),
+        losses=jnp.zeros(is_padding_MxK.shape, shapes.losses.dtype),
     )
     start = _Progress(jnp.zeros((), jnp.int32), jnp.zeros(microbatch_size, bool), nothing)
     start = varying_with((tokens_BxS1, is_padding_B), start)
@@ -125,7 +120,7 @@ def microbatched(
         lambda progress: progress.index < num_used, add_microbatch, start
     )
     norms_B, losses_B = done.summed.norms.reshape(-1), done.summed.losses.reshape(-1)
-    return ClippedSum(done.summed.total, norms_B, losses_B)
+    return ClippedSum(finished(done.summed.total), norms_B, losses_B)
 
 
 def _placed(

@@ -15,6 +15,7 @@ is added.
 Axes: B examples, S tokens.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 from dpscale.ops.contraction import row_products
 from dpscale.ops.dense import weighted_total
 from dpscale.ops.stack import map_layers
+from dpscale.ops.sums import Sum, as_sums, finished
 from dpscale.ops.taps import NormRule, Record, Squares, filled_records
 from dpscale.ops.varying import varying_with
 from dpscale.privacy.clipping import ClippedSum, ClipRule
@@ -61,6 +63,22 @@ class Strategy:
         is_counted_B: jax.Array,
         rule: ClipRule,
     ) -> ClippedSum:
+        """Sums per-example gradients, each clipped by `rule`; see `unfinished`.
+
+        Returns:
+          `total` shaped like the parameters.
+        """
+        clipped = self.unfinished(loss, params, tokens_BxS1, is_counted_B, rule)
+        return dataclasses.replace(clipped, total=finished(clipped.total))
+
+    def unfinished(
+        self,
+        loss: TappedLoss,
+        params: Any,
+        tokens_BxS1: jax.Array,
+        is_counted_B: jax.Array,
+        rule: ClipRule,
+    ) -> ClippedSum:
         """Sums per-example gradients, each clipped by `rule`.
 
         Guarantee: an example whose gradient is finite contributes its gradient times its
@@ -73,6 +91,10 @@ class Strategy:
           tokens_BxS1: int32[B, S + 1]; one example is one privacy unit.
           is_counted_B: bool[B], False for an example that shall contribute nothing.
           rule: How to clip.
+
+        Returns:
+          `total` laid out like the parameters, of sums in the form they come about in
+          (`ops.sums`), for `microbatches` to add up.
 
         Inside `jax.shard_map` the sum is over the device's own examples: `lax.psum` the total.
         """
@@ -94,7 +116,7 @@ def _by_vmap(
     squares = Squares.exact(sum_of([row_products(grad, grad) for grad in jax.tree.leaves(grads)]))
     factor_B = rule.factors(squares, is_counted_B)
     total = jax.tree.map(lambda grad: weighted_total(grad, factor_B), grads)
-    return ClippedSum(total, jnp.sqrt(squares.norm_B), losses_B)
+    return ClippedSum(as_sums(total), jnp.sqrt(squares.norm_B), losses_B)
 
 
 def _by_ghost(
@@ -124,7 +146,7 @@ def _by_ghost(
     weights = _map_records(weighting, params, announced)
     _, pull_back = jax.vjp(lambda params: losses_of(params, weights), params)
     (total,) = pull_back(jnp.ones_like(losses_B))
-    return ClippedSum(total, jnp.sqrt(squares.norm_B), losses_B)
+    return ClippedSum(as_sums(total), jnp.sqrt(squares.norm_B), losses_B)
 
 
 def _by_bookkeeping(
@@ -144,7 +166,7 @@ def _by_bookkeeping(
     squares = _total_squares(params, records)
     factor_B = rule.factors(squares, is_counted_B)
 
-    def weighted_sum(param: jax.Array, record: Record) -> jax.Array:
+    def weighted_sum(param: jax.Array, record: Record) -> Sum:
         if param.ndim == record.weight_ndim:
             return record.weighted_sum(factor_B)
         return map_layers(partial(_weighted_sum, factor_B=factor_B), record)
@@ -175,7 +197,7 @@ def _squares(record: Record) -> Squares:
     return record.squares()
 
 
-def _weighted_sum(record: Record, factor_B: jax.Array) -> jax.Array:
+def _weighted_sum(record: Record, factor_B: jax.Array) -> Sum:
     return record.weighted_sum(factor_B)
 
 

@@ -130,10 +130,9 @@ def make_train_step(
     ) -> TrainState:
         rule = settings.noisy_mean
         clipped = microbatched(
-            lambda tokens, is_counted: strategy(
+            lambda tokens, is_counted: strategy.unfinished(
                 loss, state.params, tokens, is_counted, rule.clip_rule
             ),
-            state.params,
             tokens_BxS1,
             is_padding_B,
             microbatch_size=microbatch_size,

@@ -46,7 +46,7 @@ def test_rounding_really_stays_within_the_bound(seq_len):
     """Catches a formula that holds on paper alone."""
     x, g = factors(seq_len, jnp.bfloat16)
     factor = jnp.asarray([0.0, 0.3], jnp.float32)
-    added = wide(DenseFactors(x, g).weighted_sum(factor)) / wide(factor[1])
+    added = wide(DenseFactors(x, g).weighted_sum(factor).finished()) / wide(factor[1])
     error = np.linalg.norm(added - wide(x[1]).T @ wide(g[1]))
     bound = np.sqrt(gram_squares(gram_of(x), gram_of(g), scaled_dtype=x.dtype).rounding_B[1])
     assert 0 < error <= bound

@@ -136,8 +136,9 @@ def clip_with(case: Case, microbatch_size: int) -> Clip:
 
     def clip(params: Params, tokens: jax.Array, is_padding: jax.Array) -> ClippedSum:
         return microbatched(
-            lambda tokens, is_counted: strategy(loss, params, tokens, is_counted, case.rule),
-            params,
+            lambda tokens, is_counted: strategy.unfinished(
+                loss, params, tokens, is_counted, case.rule
+            ),
             tokens,
             is_padding,
             microbatch_size=microbatch_size,
@@ -339,7 +340,7 @@ def plain_loss_clipped() -> dict[str, Any]:
         def clip(tokens: jax.Array, is_counted: jax.Array) -> ClippedSum:
             return whole(params, tokens, ~is_counted)
 
-        return microbatched(clip, params, tokens, is_padding, microbatch_size=1)
+        return microbatched(clip, tokens, is_padding, microbatch_size=1)
 
     arguments = (PLAIN_PARAMS, *batch())
     expected = jax.device_get(whole(*arguments))

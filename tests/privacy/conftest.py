@@ -46,8 +46,7 @@ def clipped() -> Clipped:
         microbatch_size: int,
     ) -> ClippedSum:
         return microbatched(
-            lambda units, is_counted: strategy(loss, params, units, is_counted, rule),
-            params,
+            lambda units, is_counted: strategy.unfinished(loss, params, units, is_counted, rule),
             units,
             is_padding,
             microbatch_size=microbatch_size,

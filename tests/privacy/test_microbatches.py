@@ -171,7 +171,7 @@ def test_microbatches_of_padding_are_skipped_in_one_compilation() -> None:
 
     @jax.jit
     def clip(units: jax.Array, is_padding: jax.Array) -> ClippedSum:
-        return microbatched(counting(calls), PARAMS, units, is_padding, microbatch_size=2)
+        return microbatched(counting(calls), units, is_padding, microbatch_size=2)
 
     def num_runs(units: jax.Array, num_examples: int) -> int:
         calls.clear()
@@ -188,4 +188,4 @@ def test_microbatches_of_padding_are_skipped_in_one_compilation() -> None:
 
 def test_slots_must_be_whole_microbatches() -> None:
     with pytest.raises(ValueError, match="multiple"):
-        microbatched(counting([]), PARAMS, batch(5), jnp.zeros(5, bool), microbatch_size=2)
+        microbatched(counting([]), batch(5), jnp.zeros(5, bool), microbatch_size=2)
