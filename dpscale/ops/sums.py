@@ -54,7 +54,7 @@ class SomeRows:
         """See `Whole`; all rows."""
         return Whole(jnp.zeros((self.num_rows, self.rows.shape[-1]), self.rows.dtype))
 
-    def added_to(self, total: Whole, is_added: jax.Array | bool) -> Whole:
+    def added_to(self, total: Any, is_added: jax.Array | bool) -> Whole:
         """See `Whole`; only the rows are touched, where the total's buffer can be reused."""
         rows = jnp.where(is_added, self.rows, 0.0)
         added = total.array.at[self.index].add(rows, mode="drop", wrap_negative_indices=False)
@@ -79,7 +79,7 @@ class Joined:
             return Joined(self.dense.nothing(), self.rows.nothing())
         return self.dense.nothing()
 
-    def added_to(self, total: "Joined | Whole", is_added: jax.Array | bool) -> "Joined | Whole":
+    def added_to(self, total: Any, is_added: jax.Array | bool) -> "Joined | Whole":
         """See `Whole`."""
         if isinstance(total, Joined):
             return Joined(

@@ -19,6 +19,7 @@ from dpscale.bench.report import Row
 from dpscale.bench.timing import Stopwatch
 from dpscale.errors import InputError
 from dpscale.model.decoder import per_example_loss
+from dpscale.ops.sums import finished
 from dpscale.privacy.clipping import ClippedSum
 from dpscale.privacy.strategies import Strategy
 from dpscale.training.interruption import StopRequest
@@ -80,9 +81,11 @@ def test_the_baseline_is_the_gradient_of_the_summed_loss(workbench: Workbench) -
 class Wrong(Strategy):
     """Bookkeeping with a mistake."""
 
-    def __call__(self, *arguments: Any) -> ClippedSum:
-        clipped = super().__call__(*arguments)
-        return MISTAKE[0](clipped) if self.name == "bookkeeping" else clipped
+    def unfinished(self, *arguments: Any) -> ClippedSum:
+        clipped = super().unfinished(*arguments)
+        if self.name != "bookkeeping":
+            return clipped
+        return MISTAKE[0](dataclasses.replace(clipped, total=finished(clipped.total)))
 
 
 MISTAKE: list[Callable[[ClippedSum], ClippedSum]] = []
