@@ -27,7 +27,7 @@ Sums = tuple[jax.Array, jax.Array, Parts]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["tokens_BxS", "rows_BxDxS", "norm_B", "rounding_B"],
+    data_fields=["tokens_BxS", "rows_BxDxS", "found"],
     meta_fields=["rule"],
 )
 @dataclass(frozen=True)
@@ -36,8 +36,7 @@ class OutputNorms:
 
     tokens_BxS: jax.Array
     rows_BxDxS: jax.Array
-    norm_B: jax.Array
-    rounding_B: jax.Array
+    found: Squares
     rule: NormRule
 
     @classmethod
@@ -45,13 +44,12 @@ class OutputNorms:
         """Zeros, for a use of the table; no tokens where it is not tied."""
         dtype, width = wide(hidden_BxSxD.dtype), hidden_BxSxD.shape[-1]
         num_examples, num_read = tokens_BxS.shape
-        norm_B = jnp.zeros(num_examples, dtype)
         rows_BxDxS = jnp.zeros((num_examples, width, num_read), dtype)
-        return cls(tokens_BxS, rows_BxDxS, norm_B, norm_B, rule)
+        return cls(tokens_BxS, rows_BxDxS, Squares.exact(jnp.zeros(num_examples, dtype)), rule)
 
     def squares(self) -> Squares:
         """See `taps.Record`."""
-        return Squares(self.norm_B, self.rounding_B)
+        return self.found
 
     def turned_rows(self, tokens_BxS: jax.Array) -> jax.Array:
         """float32[B, D, S]: the gradient's rows for the tokens that the record was made for."""
@@ -59,11 +57,9 @@ class OutputNorms:
 
     def filled(self, x: jax.Array, y_grad: jax.Array) -> "OutputNorms":
         """The record of a backward pass with all logits at once: their gradient, the hidden."""
-        norms = DenseNorms(self.norm_B, self.rounding_B, self.rule).filled(x, y_grad)
+        found = DenseNorms(self.found, self.rule).filled(x, y_grad).squares()
         rows_BxDxS = DenseFactors(x, y_grad).turned_rows(self.tokens_BxS)
-        return dataclasses.replace(
-            self, rows_BxDxS=rows_BxDxS, norm_B=norms.norm_B, rounding_B=norms.rounding_B
-        )
+        return dataclasses.replace(self, rows_BxDxS=rows_BxDxS, found=found)
 
     def filled_from(self, logits: ChunkedLogits) -> tuple["OutputNorms", jax.Array]:
         """The record, and the gradient of the hidden states on the way."""
@@ -87,11 +83,9 @@ class OutputNorms:
         hidden_grad, picked_BxSxT, parts = over_chunks(
             add, start, logits.table_VxD, logits.chunk_len
         )
-        squares = measure.squares(hidden_BxSxD, parts)
+        found = measure.squares(hidden_BxSxD, parts)
         rows = contract(hidden_BxSxD.astype(dtype), picked_BxSxT, ((1,), (1,)), ((0,), (0,)))
-        filled = dataclasses.replace(
-            self, rows_BxDxS=rows, norm_B=squares.norm_B, rounding_B=squares.rounding_B
-        )
+        filled = dataclasses.replace(self, rows_BxDxS=rows, found=found)
         return filled, hidden_grad.astype(hidden_BxSxD.dtype)
 
     def _takes_gram(self, logits: ChunkedLogits) -> bool:

@@ -133,16 +133,28 @@ def _product_over_tokens(narrow: jax.Array, broad: jax.Array) -> jax.Array:
     """
     tokens, last = narrow.ndim - 2, narrow.ndim - 1
     along = tuple(range(tokens))
-    if jax.default_backend() == "cpu" and broad.shape[-1] >= _BROAD:
+    if jax.default_backend() == "cpu" and _pays_to_turn(narrow, broad):
         turned = _barred(narrow.swapaxes(tokens, last))
         return contract(turned, broad, ((last,), (tokens,)), (along, along))
     return contract(narrow, broad, ((tokens,), (tokens,)), (along, along))
 
 
-_BROAD = 1024
-"""Width from which, on a CPU, the narrow operand is turned before the product: XLA has a library
-for products whose left operand is contracted over its last axis, which is faster by up to a
-quarter; below, turning costs as much."""
+def _pays_to_turn(narrow: jax.Array, broad: jax.Array) -> bool:
+    """Whether, on a CPU, the narrow operand is best turned before the product.
+
+    XLA has a library for products whose left operand is contracted over its last axis. It is
+    faster by up to a quarter where a product is broad. It also goes through examples side by
+    side, which pays where each one's product is too small for two cores.
+    """
+    width = broad.shape[-1]
+    is_per_example = broad.ndim > 2
+    is_small = width <= _SMALL and width <= 2 * narrow.shape[-1]
+    return width >= _BROAD or (is_per_example and is_small)
+
+
+_BROAD, _SMALL = 1024, 256
+"""Widths from which, and up to which, turning was measured to pay (`analysis/product_forms.py`);
+between them, and with a far narrower operand, it costs as much or more."""
 
 
 def _barred(array: jax.Array) -> jax.Array:
@@ -173,8 +185,7 @@ class DenseFactors:
     def measuring(self, rule: NormRule) -> "DenseNorms":
         """See `taps.Record`."""
         example_axes = self.x_BxSxD.shape[:-2]
-        nothing = jnp.zeros(example_axes, wide(self.x_BxSxD.dtype))
-        return DenseNorms(nothing, nothing, rule)
+        return DenseNorms(Squares.exact(jnp.zeros(example_axes, wide(self.x_BxSxD.dtype))), rule)
 
     def keeping(self, rule: NormRule) -> "DenseFactors | DenseGradients":
         """See `taps.Record`."""
@@ -295,15 +306,12 @@ def weighted_total(grad_B: jax.Array, factor_B: jax.Array) -> jax.Array:
 _FEW_EXAMPLES = 16
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["norm_B", "rounding_B"], meta_fields=["rule"]
-)
+@partial(jax.tree_util.register_dataclass, data_fields=["found"], meta_fields=["rule"])
 @dataclass(frozen=True)
 class DenseNorms:
     """Only the squared norms."""
 
-    norm_B: jax.Array
-    rounding_B: jax.Array
+    found: Squares
     rule: NormRule
     weight_ndim: ClassVar[int] = 2
 
@@ -311,11 +319,9 @@ class DenseNorms:
         """The record of a backward pass."""
         # The gram rule also bounds what rounding adds, where a factor is rounded to bfloat16.
         if unit_roundoff(x.dtype) or takes_gram(self.rule, x.shape[1], x.shape[2], y_grad.shape[2]):
-            squares = DenseFactors(x, y_grad).squares()
-        else:
-            squares = DenseGradients.of(x, y_grad).squares()
-        return DenseNorms(squares.norm_B, squares.rounding_B, self.rule)
+            return DenseNorms(DenseFactors(x, y_grad).squares(), self.rule)
+        return DenseNorms(DenseGradients.of(x, y_grad).squares(), self.rule)
 
     def squares(self) -> Squares:
         """See `taps.Record`."""
-        return Squares(self.norm_B, self.rounding_B)
+        return self.found

@@ -18,7 +18,16 @@ import numpy as np
 
 from dpscale.ops.contraction import contract
 from dpscale.ops.sums import SomeRows
-from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
+from dpscale.ops.taps import (
+    NormRule,
+    Squares,
+    Tap,
+    Weighting,
+    as_cotangent,
+    cancellation_error,
+    no_cotangent,
+    scaled,
+)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -105,7 +114,13 @@ class EmbedFactors:
         """See `taps.Record`; tokens that are equal add up in one row."""
         gram_BxSxS = contract(self.x_grad_BxSxD, self.x_grad_BxSxD, ((2,), (2,)), ((0,), (0,)))
         is_same = self.tokens_BxS[:, :, None] == self.tokens_BxS[:, None, :]
-        return Squares.exact(jnp.sum(jnp.where(is_same, gram_BxSxS, 0.0), axis=(1, 2)))
+        length_BxS = jnp.sqrt(jnp.diagonal(gram_BxSxS, axis1=1, axis2=2))
+        uncancelled = length_BxS[:, :, None] * length_BxS[:, None, :]
+        norm_B, square_B = (
+            jnp.sum(jnp.where(is_same, products, 0.0), axis=(1, 2))
+            for products in (gram_BxSxS, uncancelled)
+        )
+        return Squares(norm_B, jnp.zeros_like(norm_B), cancellation_error(jnp.sqrt(square_B)))
 
     def weighting(self, factor_B: jax.Array) -> Weighting:
         """See `taps.Record`."""

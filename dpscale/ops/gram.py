@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dpscale.ops.contraction import contract, row_products, unit_roundoff
-from dpscale.ops.taps import Squares
+from dpscale.ops.taps import Squares, cancellation_error
 
 Gram = tuple[jax.Array, ...]
 """The blocks [B, K, L] of a Gram matrix on and above its diagonal, in the order of `_pairs`."""
@@ -51,6 +51,8 @@ def gram_cost(seq_len: int, width: int) -> float:
 def gram_squares(scaled: Gram, other: Gram, *, scaled_dtype: jnp.dtype) -> Squares:
     """Squared norms of `xᵀ g` from the Gram matrices of x and g, of one sequence length.
 
+    The norm that would be, if nothing cancelled, is Σ_s ‖x_s‖ ‖g_s‖.
+
     The first belongs to the operand that takes the factors in a weighted sum. It is rounded to
     its dtype after it was multiplied: row s is then off by at most u·‖row_s‖ (u the unit
     round-off), and the product by E with ‖E‖² <= u² Σ_st ‖row_s‖ ‖row_t‖ |other_st|.
@@ -63,22 +65,28 @@ def gram_squares(scaled: Gram, other: Gram, *, scaled_dtype: jnp.dtype) -> Squar
             for pair, mine, theirs in zip(pairs, scaled, other, strict=True)
         ),
     )
+    lengths, others = _row_lengths(scaled, pairs), _row_lengths(other, pairs)
+    error_B = cancellation_error(reduce(jnp.add, map(row_products, lengths, others)))
     roundoff = unit_roundoff(scaled_dtype)
     if not roundoff:
-        return Squares.exact(norm_B)
-    row_norms = [
-        jnp.sqrt(jnp.diagonal(block, axis1=1, axis2=2))
-        for (row, column), block in zip(pairs, scaled, strict=True)
-        if row == column
-    ]
+        return Squares(norm_B, jnp.zeros_like(norm_B), error_B)
     bound_B = reduce(
         jnp.add,
         (
-            _times(pair) * _bound(row_norms[pair[0]], theirs, row_norms[pair[1]])
+            _times(pair) * _bound(lengths[pair[0]], theirs, lengths[pair[1]])
             for pair, theirs in zip(pairs, other, strict=True)
         ),
     )
-    return Squares(norm_B, roundoff**2 * bound_B)
+    return Squares(norm_B, roundoff**2 * bound_B, error_B)
+
+
+def _row_lengths(gram: Gram, pairs: list[tuple[int, int]]) -> list[jax.Array]:
+    """[B, K] for each block of tokens: the lengths of their rows, from the diagonal."""
+    return [
+        jnp.sqrt(jnp.diagonal(block, axis1=1, axis2=2))
+        for (row, column), block in zip(pairs, gram, strict=True)
+        if row == column
+    ]
 
 
 def _bound(left_BxK: jax.Array, block_BxKxL: jax.Array, right_BxL: jax.Array) -> jax.Array:

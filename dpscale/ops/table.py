@@ -19,7 +19,7 @@ from dpscale.ops.chunked_records import ChunkedOutput, OutputNorms
 from dpscale.ops.contraction import row_products
 from dpscale.ops.dense import DenseFactors
 from dpscale.ops.sums import Joined, Sum
-from dpscale.ops.taps import NormRule, Squares, Weighting
+from dpscale.ops.taps import NormRule, Squares, Weighting, cancellation_error
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["input", "output"], meta_fields=[])
@@ -68,9 +68,13 @@ class TableRecord:
             return alone
         rows_BxDxS = self.output.turned_rows(self.input.tokens_BxS)
         x_grad_BxDxS = self.input.x_grad_BxSxD.astype(rows_BxDxS.dtype).swapaxes(1, 2)
-        crossed = Squares.exact(2.0 * row_products(x_grad_BxDxS, rows_BxDxS))
-        apart: Squares = self.input.squares() + self.output.squares()
-        return apart + crossed
+        crossed_B = 2.0 * row_products(x_grad_BxDxS, rows_BxDxS)
+        read, predicted = self.input.squares(), self.output.squares()
+        # The two may cancel too. (a + b)² is a² + 2ab + b², of which `read` has a².
+        error_B = cancellation_error(predicted.norms_B)
+        error_B += 2.0 * jnp.sqrt(read.error_B) * jnp.sqrt(error_B)
+        apart: Squares = read + predicted
+        return apart + Squares(crossed_B, jnp.zeros_like(crossed_B), error_B)
 
     def weighted_sum(self, factor_B: jax.Array) -> Sum:
         """See `taps.Record`."""

@@ -33,26 +33,56 @@ NormRule = config.NormRule
 between tokens, `direct` by forming the per-example gradient, `auto` whichever is cheaper."""
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["norm_B", "rounding_B"], meta_fields=[])
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["norm_B", "rounding_B", "error_B"],
+    meta_fields=[],
+)
 @dataclass(frozen=True)
 class Squares:
-    """Per example, squared: the norm of its gradient, and a bound on what rounding adds.
+    """Per example, squared: the norm of its gradient, and bounds on what rounding does to it.
 
     `rounding_B` bounds the squared norm of the difference between what `weighted_sum` adds
     for an example, divided by its factor, and the gradient whose norm was taken. It covers
-    the rounding of a factor to bfloat16; errors of float32 are left to the mechanism's margin.
+    the rounding of a factor to bfloat16.
+
+    `error_B` bounds how far `norm_B` itself is off where it was added up from terms that may
+    cancel (`cancellation_error`). Other errors of float32 are left to the mechanism's margin.
     """
 
     norm_B: jax.Array
     rounding_B: jax.Array
+    error_B: jax.Array
 
     def __add__(self, other: "Squares") -> "Squares":
-        return Squares(self.norm_B + other.norm_B, self.rounding_B + other.rounding_B)
+        total: Squares = jax.tree.map(jnp.add, self, other)
+        return total
+
+    @property
+    def norms_B(self) -> jax.Array:
+        """The norms; 0 where terms that cancel left a square below zero."""
+        return jnp.sqrt(jnp.maximum(self.norm_B, 0.0))
 
     @classmethod
     def exact(cls, norm_B: jax.Array) -> "Squares":
         """Squares of gradients that are added as they were measured."""
-        return cls(norm_B, jnp.zeros_like(norm_B))
+        return cls(norm_B, jnp.zeros_like(norm_B), jnp.zeros_like(norm_B))
+
+
+CANCELLATION = 16.0
+"""Unit round-offs by which a squared norm may be off, in parts of the square of the sum of the
+lengths of all terms. The most that was found where terms cancel is 9
+(`analysis/gram_rounding.py`)."""
+
+
+def cancellation_error(size_B: jax.Array) -> jax.Array:
+    """The `error_B` of a squared norm that was added up from inner products.
+
+    Args:
+      size_B: What the norm would be if nothing cancelled: the sum of the lengths of all terms.
+    """
+    roundoff = float(jnp.finfo(size_B.dtype).eps) / 2  # type: ignore[no-untyped-call]
+    return CANCELLATION * roundoff * jnp.square(size_B)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["factor_B"], meta_fields=[])

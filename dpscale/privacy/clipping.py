@@ -17,13 +17,17 @@ import jax.numpy as jnp
 
 from dpscale.ops.taps import Squares
 
-NORM_MARGIN: Final = 1e-5
+NORM_MARGIN: Final = 1e-4
 """A clipped contribution's norm is at most the clip norm times 1 + this.
 
-Norms and products are float32, whose round-off for a few million numbers stays near 1e-6;
-the margin is part of the mechanism's sensitivity. Rounding to bfloat16 is not left to it:
-factors allow for that (`clip_factor`).
+It is for the round-off of float32, and part of the mechanism's sensitivity. Norms of ordinary
+gradients are off by some 1e-7, of the most regular ones that were tried by 2e-5
+(`analysis/gram_rounding.py`). Where more is lost because terms cancel, or a factor is rounded to
+bfloat16, factors allow for it (`ClipRule.factors`).
 """
+
+_FOR_CANCELLATION: Final = NORM_MARGIN / 2
+"""The share of the margin that is left to terms that cancel."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["total", "norms", "losses"], meta_fields=[])
@@ -56,10 +60,12 @@ class ClipRule:
         """float32[B]: what each example's gradient is multiplied by; 0 where it does not count.
 
         Guarantee: factor times the norm of what is added is at most `l2_clip_norm` (1 when
-        rescaled), times 1 + `NORM_MARGIN`, where what is added differs from the measured
-        gradient by no more than `squares.rounding_B` says.
+        rescaled), times 1 + `NORM_MARGIN`, where a squared norm is off by no more than
+        `squares.error_B` and another `NORM_MARGIN` of itself, and what is added differs from the
+        measured gradient by no more than `squares.rounding_B` says.
         """
-        bound_B = jnp.sqrt(squares.norm_B) + jnp.sqrt(squares.rounding_B)
+        most_B = (squares.norm_B + squares.error_B) / (1 + _FOR_CANCELLATION) ** 2
+        bound_B = jnp.sqrt(jnp.maximum(squares.norm_B, most_B)) + jnp.sqrt(squares.rounding_B)
         factor_B = jnp.minimum(1.0, self.l2_clip_norm / jnp.maximum(bound_B, 1e-30))
         if self.rescale_to_unit_norm:
             factor_B = factor_B / self.l2_clip_norm

@@ -29,12 +29,12 @@ NORM_GUARANTEE = (
     "The norm of a unit's contribution to the sum is at most its bound (l2_clip_norm, or 1 where "
     "it is rescaled to unit norm) times 1 + norm_margin, and the noise is scaled by that. "
     "Per-example gradients and their norms are float32, and every contraction behind them asks "
-    "for the highest precision; the margin is for their round-off."
+    "for the highest precision; the margin is for their round-off. Factors allow for what is "
+    "lost where terms of a norm cancel."
 )
 ASSUMPTIONS = (
-    "Where norms come from inner products between tokens (norm_rule gram, or auto), the gradients "
-    "of a unit's tokens do not cancel to less than about a 90th: norm_margin covers no more "
-    "(docs/clipping.md).",
+    "Float32 norms are off by no more than norm_margin and the bound on what cancels, which are "
+    "several times the most that was measured (docs/clipping.md).",
     "The sampling and noise keys stay secret.",
     "The noise is floating-point Gaussian noise from a counter-based generator, accounted for "
     "as if it were exact and truly random.",

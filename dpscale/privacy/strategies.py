@@ -116,7 +116,7 @@ def _by_vmap(
     squares = Squares.exact(sum_of([row_products(grad, grad) for grad in jax.tree.leaves(grads)]))
     factor_B = rule.factors(squares, is_counted_B)
     total = jax.tree.map(lambda grad: weighted_total(grad, factor_B), grads)
-    return ClippedSum(as_sums(total), jnp.sqrt(squares.norm_B), losses_B)
+    return ClippedSum(as_sums(total), squares.norms_B, losses_B)
 
 
 def _by_ghost(
@@ -146,7 +146,7 @@ def _by_ghost(
     weights = _map_records(weighting, params, announced)
     _, pull_back = jax.vjp(lambda params: losses_of(params, weights), params)
     (total,) = pull_back(jnp.ones_like(losses_B))
-    return ClippedSum(as_sums(total), jnp.sqrt(squares.norm_B), losses_B)
+    return ClippedSum(as_sums(total), squares.norms_B, losses_B)
 
 
 def _by_bookkeeping(
@@ -171,9 +171,7 @@ def _by_bookkeeping(
             return record.weighted_sum(factor_B)
         return map_layers(partial(_weighted_sum, factor_B=factor_B), record)
 
-    return ClippedSum(
-        _map_records(weighted_sum, params, records), jnp.sqrt(squares.norm_B), losses_B
-    )
+    return ClippedSum(_map_records(weighted_sum, params, records), squares.norms_B, losses_B)
 
 
 def _map_records(visit: Callable[[jax.Array, Any], Any], params: Any, records: Any) -> Any:
@@ -186,7 +184,8 @@ def _total_squares(params: Any, records: Any) -> Squares:
         if param.ndim == record.weight_ndim:
             return record.squares()
         of_layers = map_layers(_squares, record)
-        return Squares(jnp.sum(of_layers.norm_B, axis=0), jnp.sum(of_layers.rounding_B, axis=0))
+        total: Squares = jax.tree.map(lambda of_LxB: jnp.sum(of_LxB, axis=0), of_layers)
+        return total
 
     parts = _map_records(squares, params, records)
     total: Squares = sum_of(jax.tree.leaves(parts, is_leaf=lambda node: isinstance(node, Squares)))

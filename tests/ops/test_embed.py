@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpscale.ops.embed import EmbedFactors, embed
-from dpscale.ops.taps import Weighting
+from dpscale.ops.taps import CANCELLATION, Weighting
 
 TABLE = jnp.arange(12.0, dtype=jnp.float32).reshape(4, 3)
 
@@ -53,6 +53,19 @@ def test_a_record_adds_up_the_readings_of_a_token(dtype, left_behind, assert_gra
     record = left_behind(lambda tap: embed(TABLE, TOKENS, dtype=dtype, tap=tap), empty, x_grad)
     assert_gradients(record, each_gradient(x_grad), WEIGHTS, 2e-6)
     assert np.all(record.squares().rounding_B == 0)
+
+
+def test_the_bound_on_what_cancels_is_its_formula():
+    """Catches readings of different tokens taken for ones that cancel, and equal ones forgotten."""
+    x_grad = reading_gradients(2, jnp.float32)
+    lengths = np.linalg.norm(np.asarray(x_grad, np.float64), axis=2)
+    of_rows = [
+        [lengths[example, TOKENS[example] == token].sum() for token in range(4)]
+        for example in range(3)
+    ]
+    expected = CANCELLATION * 2.0**-24 * np.square(of_rows).sum(axis=1)
+    squares = EmbedFactors(TOKENS, x_grad, 4).squares()
+    np.testing.assert_allclose(squares.error_B, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

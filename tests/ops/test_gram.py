@@ -6,6 +6,8 @@ import pytest
 
 from dpscale.ops.dense import DenseFactors
 from dpscale.ops.gram import gram_cost, gram_of, gram_squares, zero_gram
+from dpscale.ops.taps import CANCELLATION
+from dpscale.privacy.clipping import NORM_MARGIN, ClipRule
 
 LENGTHS = [1, 5, 512, 515]  # from 512 on in four blocks, which need not be equal
 
@@ -50,6 +52,42 @@ def test_rounding_really_stays_within_the_bound(seq_len):
     error = np.linalg.norm(added - wide(x[1]).T @ wide(g[1]))
     bound = np.sqrt(gram_squares(gram_of(x), gram_of(g), scaled_dtype=x.dtype).rounding_B[1])
     assert 0 < error <= bound
+
+
+def cancelling(seq_len, seed, width_in=16, width_out=24):
+    """One example whose tokens are nearly alike, and whose output gradients nearly add up to 0."""
+    generator = np.random.default_rng(seed)
+    x = generator.standard_normal((1, 1, width_in))
+    x = x + 1e-3 * generator.standard_normal((1, seq_len, width_in))
+    g = generator.standard_normal((1, seq_len, width_out))
+    g -= (1 - 1e-3) * g.mean(axis=1, keepdims=True)
+    return jnp.asarray(x, jnp.float32), jnp.asarray(g, jnp.float32)
+
+
+@pytest.mark.parametrize("seq_len", LENGTHS)
+def test_the_bound_on_what_cancels_is_its_formula(seq_len):
+    """Catches a token or a block that the bound forgets, and one of another dtype's digits."""
+    x, g = factors(seq_len)
+    size = np.sum(np.linalg.norm(wide(x), axis=2) * np.linalg.norm(wide(g), axis=2), axis=1)
+    for dtype in (jnp.float32, jnp.bfloat16):
+        squares = gram_squares(gram_of(x), gram_of(g), scaled_dtype=jnp.dtype(dtype))
+        expected = CANCELLATION * 2.0**-24 * np.square(size)
+        np.testing.assert_allclose(squares.error_B, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seq_len", LENGTHS[1:])
+def test_what_is_added_keeps_to_the_clip_norm_where_tokens_cancel(seq_len):
+    """Catches factors from a norm of which float32 left nothing."""
+    would_exceed, clip_norm = 0, 1e-6
+    for seed in range(20):
+        x, g = cancelling(seq_len, seed)
+        squares = gram_squares(gram_of(x), gram_of(g), scaled_dtype=x.dtype)
+        norm = np.linalg.norm(wide(x[0]).T @ wide(g[0]))
+        assert abs(float(squares.norm_B[0]) - norm**2) <= float(squares.error_B[0])
+        factor = ClipRule(clip_norm, False).factors(squares, jnp.ones(1, bool))[0]
+        assert 0 < float(factor) * norm <= clip_norm * (1 + NORM_MARGIN)
+        would_exceed += norm > float(squares.norms_B[0]) * (1 + NORM_MARGIN)
+    assert would_exceed >= 3  # without the allowance
 
 
 @pytest.mark.parametrize("seq_len", LENGTHS)

@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dpscale.ops.dense import DenseFactors
 from dpscale.ops.embed import EmbedFactors, embed
 from dpscale.ops.table import TableRecord, output_record
-from dpscale.ops.taps import Weighting, filled_records
+from dpscale.ops.taps import CANCELLATION, Weighting, filled_records
 from dpscale.ops.unembed import cross_entropy
+from dpscale.privacy.clipping import NORM_MARGIN
 
 WIDTH, SEQ_LEN = 4, 6
 FACTORS = jnp.asarray([0.25, 0.0, 1.0], jnp.float32)
@@ -113,6 +115,35 @@ def test_the_cross_term_matters(left_behind):
     apart = record.input.squares() + record.output.squares()
     crossed = np.abs(record.squares().norm_B - apart.norm_B)
     assert np.all(crossed > 0.01 * apart.norm_B)
+
+
+@pytest.mark.parametrize("rule", ["gram", "direct"])
+def test_uses_that_cancel_stay_within_their_bound(rule):
+    """Catches a squared norm that is what float32 left of a², b² and 2ab.
+
+    Here every token is read once and predicting it undoes the reading, but for a little.
+    """
+    was_off = False
+    for seed in range(10):
+        generator = np.random.default_rng(seed)
+        read = generator.standard_normal((1, SEQ_LEN, WIDTH)).astype(np.float32)
+        tokens = jnp.arange(SEQ_LEN, dtype=jnp.int32)[None]
+        undone = -read * (1 + 1e-4 * generator.standard_normal((1, SEQ_LEN, 1)))
+        one_hot = jnp.eye(SEQ_LEN, dtype=jnp.float32)[None]
+        output = DenseFactors(one_hot, jnp.asarray(undone, jnp.float32))
+        kept = output.keeping(rule).filled(output.x_BxSxD, output.y_grad_BxSxP)
+        record = TableRecord(EmbedFactors(tokens, jnp.asarray(read), SEQ_LEN), kept)
+        left = np.asarray(read, np.float64) + np.asarray(output.y_grad_BxSxP, np.float64)
+        squares, exact = record.squares(), np.square(left).sum()
+        error = abs(float(squares.norm_B[0]) - exact)
+        assert error <= float(squares.error_B[0])
+        # One reading a row, and one position a row: nothing cancels within either use.
+        lengths = np.linalg.norm(read, axis=2), np.linalg.norm(undone, axis=2)
+        alone = lengths[1].sum() if rule == "gram" else 0.0
+        size = np.square(sum(map(np.linalg.norm, lengths))) + np.square(alone)
+        np.testing.assert_allclose(squares.error_B, CANCELLATION * 2.0**-24 * size, rtol=1e-5)
+        was_off |= error > NORM_MARGIN * exact
+    assert was_off
 
 
 @pytest.mark.parametrize("use", ["input", "output"])

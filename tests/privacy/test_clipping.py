@@ -16,6 +16,7 @@ factors_of = jax.jit(lambda rule, squares, is_counted: rule.factors(squares, is_
 def factors(
     norms: list[float],
     rounding: list[float] | None = None,
+    error: list[float] | None = None,
     *,
     clip_norm: float = 1.0,
     rescale: bool = False,
@@ -25,6 +26,7 @@ def factors(
     squares = Squares(
         jnp.square(jnp.asarray(norms, jnp.float32)),
         jnp.square(jnp.asarray(rounding or [0.0] * len(norms), jnp.float32)),
+        jnp.asarray(error or [0.0] * len(norms), jnp.float32),
     )
     counted = jnp.asarray(is_counted or [True] * len(norms))
     rule = ClipRule(jnp.float32(clip_norm), rescale)
@@ -48,6 +50,7 @@ def test_what_does_not_count_or_is_not_finite_gets_zero() -> None:
     actual = factors(norms, is_counted=[True, False, True, True, True])
     np.testing.assert_array_equal(actual, [1, 0, 0, 0, 0])
     np.testing.assert_array_equal(factors([1.0, 1.0], [np.nan, np.inf]), [0, 0])
+    np.testing.assert_array_equal(factors([1.0, 1.0], error=[np.nan, np.inf]), [0, 0])
     negative = Squares.exact(jnp.asarray([-1.0]))
     assert float(ClipRule(1.0, True).factors(negative, jnp.ones(1, bool))[0]) == 0
 
@@ -62,6 +65,22 @@ def test_a_zero_gradient_is_harmless(rescale: bool) -> None:
 def test_rounding_is_allowed_for() -> None:
     # Catches: a bound on rounding that is left out, or added to the square.
     np.testing.assert_allclose(factors([3.0, 0.5], [1.0, 0.25]), [0.25, 1.0], rtol=1e-6)
+
+
+def test_what_cancelled_is_allowed_for() -> None:
+    # Catches: an error of the square that is left out, or allowed for twice with the margin.
+    np.testing.assert_array_equal(factors([4.0], error=[0.9e-4 * 16]), factors([4.0]))
+    allowed = (1 + NORM_MARGIN / 2) / 5.0
+    np.testing.assert_allclose(factors([4.0], error=[9.0]), [allowed], rtol=1e-6)
+    np.testing.assert_allclose(factors([0.0], error=[25.0]), [allowed], rtol=1e-6)
+
+
+def test_a_square_below_zero_is_a_norm_of_zero() -> None:
+    # Catches: NaN for an example whose gradient cancels, which would then count as not finite.
+    squares = Squares(jnp.asarray([-1e-9, 4.0, jnp.nan]), jnp.zeros(3), jnp.ones(3))
+    np.testing.assert_array_equal(squares.norms_B, [0, 2, np.nan])
+    counted = ClipRule(jnp.float32(0.5), False).factors(squares, jnp.ones(3, bool))
+    np.testing.assert_allclose(counted, [0.5, 0.5 / 5**0.5, 0], rtol=1e-4)
 
 
 @settings(max_examples=300, deadline=None)
