@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from dpscale.ops.contraction import contract, row_products, unit_roundoff, wide
 from dpscale.ops.dense import DenseFactors, DenseNorms, takes_gram
-from dpscale.ops.gram import gram_of, gram_squares, zero_gram
+from dpscale.ops.gram import gram_of, gram_squares, lengths_of, row_lengths, zero_gram
 from dpscale.ops.sums import Whole
 from dpscale.ops.taps import NormRule, Squares, scaled
 from dpscale.ops.vocab_chunks import Chunk, ChunkedLogits, over_chunks
@@ -105,7 +105,8 @@ class _ByGram:
         return gram_of(grad_BxSxC)
 
     def squares(self, hidden_BxSxD: jax.Array, parts: Parts) -> Squares:
-        return gram_squares(gram_of(hidden_BxSxD), parts, scaled_dtype=hidden_BxSxD.dtype)
+        lengths = row_lengths(hidden_BxSxD), lengths_of(parts)
+        return gram_squares(gram_of(hidden_BxSxD), parts, lengths, scaled_dtype=hidden_BxSxD.dtype)
 
 
 class _ByProducts:

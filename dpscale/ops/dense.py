@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dpscale.ops.contraction import contract, contract_last, row_products, unit_roundoff, wide
-from dpscale.ops.gram import gram_cost, gram_of, gram_squares
+from dpscale.ops.gram import gram_cost, gram_of, gram_squares, row_lengths
 from dpscale.ops.sums import Whole
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent, no_cotangent, scaled
 
@@ -213,7 +213,8 @@ class DenseFactors:
         """See `taps.Record`; the gram rule."""
         pair = _Ordered.of(self.x_BxSxD, self.y_grad_BxSxP)
         grams = gram_of(pair.narrow), gram_of(pair.broad)
-        return gram_squares(*grams, scaled_dtype=pair.narrow.dtype)
+        lengths = row_lengths(pair.narrow), row_lengths(pair.broad)
+        return gram_squares(*grams, lengths, scaled_dtype=pair.narrow.dtype)
 
     def turned_rows(self, index_BxT: jax.Array) -> jax.Array:
         """float32[B, P, T]: some rows of each example's gradient, as columns."""

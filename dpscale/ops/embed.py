@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpscale.ops.contraction import contract
+from dpscale.ops.gram import row_lengths
 from dpscale.ops.sums import SomeRows
 from dpscale.ops.taps import (
     NormRule,
@@ -114,7 +115,7 @@ class EmbedFactors:
         """See `taps.Record`; tokens that are equal add up in one row."""
         gram_BxSxS = contract(self.x_grad_BxSxD, self.x_grad_BxSxD, ((2,), (2,)), ((0,), (0,)))
         is_same = self.tokens_BxS[:, :, None] == self.tokens_BxS[:, None, :]
-        length_BxS = jnp.sqrt(jnp.diagonal(gram_BxSxS, axis1=1, axis2=2))
+        length_BxS = row_lengths(self.x_grad_BxSxD)
         uncancelled = length_BxS[:, :, None] * length_BxS[:, None, :]
         norm_B, square_B = (
             jnp.sum(jnp.where(is_same, products, 0.0), axis=(1, 2))

@@ -13,7 +13,7 @@ from itertools import combinations_with_replacement
 import jax
 import jax.numpy as jnp
 
-from dpscale.ops.contraction import contract, row_products, unit_roundoff
+from dpscale.ops.contraction import contract, row_products, unit_roundoff, wide
 from dpscale.ops.taps import Squares, cancellation_error
 
 Gram = tuple[jax.Array, ...]
@@ -48,8 +48,34 @@ def gram_cost(seq_len: int, width: int) -> float:
     return share * seq_len**2 * width
 
 
-def gram_squares(scaled: Gram, other: Gram, *, scaled_dtype: jnp.dtype) -> Squares:
-    """Squared norms of `xᵀ g` from the Gram matrices of x and g, of one sequence length.
+def row_lengths(x_BxSxD: jax.Array) -> jax.Array:
+    """float32[B, S]: the length of each token's row.
+
+    It is the root of the Gram matrix's diagonal; but to read that XLA on CPU would have to write
+    out the matrix, which it need not for a norm (1 to 2 % of the gradient of a wide model).
+    """
+    square_BxSxD = jnp.square(x_BxSxD.astype(wide(x_BxSxD.dtype)))
+    return jnp.sqrt(jnp.sum(square_BxSxD, axis=2))
+
+
+def lengths_of(gram: Gram) -> jax.Array:
+    """float32[B, S]: the same from a Gram matrix, where rows were never there as a whole."""
+    diagonals = [
+        jnp.diagonal(block, axis1=1, axis2=2)
+        for (row, column), block in zip(_pairs_of(gram), gram, strict=True)
+        if row == column
+    ]
+    return jnp.sqrt(jnp.concatenate(diagonals, axis=1))
+
+
+def gram_squares(
+    scaled: Gram,
+    other: Gram,
+    lengths: tuple[jax.Array, jax.Array],
+    *,
+    scaled_dtype: jnp.dtype,
+) -> Squares:
+    """Squared norms of `xᵀ g` from the Gram matrices and row lengths of x and g.
 
     The norm that would be, if nothing cancelled, is Σ_s ‖x_s‖ ‖g_s‖.
 
@@ -57,7 +83,7 @@ def gram_squares(scaled: Gram, other: Gram, *, scaled_dtype: jnp.dtype) -> Squar
     its dtype after it was multiplied: row s is then off by at most u·‖row_s‖ (u the unit
     round-off), and the product by E with ‖E‖² <= u² Σ_st ‖row_s‖ ‖row_t‖ |other_st|.
     """
-    pairs = _pairs(1 if len(scaled) == 1 else _BLOCKS_OF_LONG)
+    pairs = _pairs_of(scaled)
     norm_B = reduce(
         jnp.add,
         (
@@ -65,37 +91,33 @@ def gram_squares(scaled: Gram, other: Gram, *, scaled_dtype: jnp.dtype) -> Squar
             for pair, mine, theirs in zip(pairs, scaled, other, strict=True)
         ),
     )
-    lengths, others = _row_lengths(scaled, pairs), _row_lengths(other, pairs)
-    error_B = cancellation_error(reduce(jnp.add, map(row_products, lengths, others)))
+    error_B = cancellation_error(jnp.sum(lengths[0] * lengths[1], axis=1))
     roundoff = unit_roundoff(scaled_dtype)
     if not roundoff:
         return Squares(norm_B, jnp.zeros_like(norm_B), error_B)
+    blocks = _blocks(lengths[0])
     bound_B = reduce(
         jnp.add,
         (
-            _times(pair) * _bound(lengths[pair[0]], theirs, lengths[pair[1]])
+            _times(pair) * _bound(blocks[pair[0]], theirs, blocks[pair[1]])
             for pair, theirs in zip(pairs, other, strict=True)
         ),
     )
     return Squares(norm_B, roundoff**2 * bound_B, error_B)
 
 
-def _row_lengths(gram: Gram, pairs: list[tuple[int, int]]) -> list[jax.Array]:
-    """[B, K] for each block of tokens: the lengths of their rows, from the diagonal."""
-    return [
-        jnp.sqrt(jnp.diagonal(block, axis1=1, axis2=2))
-        for (row, column), block in zip(pairs, gram, strict=True)
-        if row == column
-    ]
-
-
 def _bound(left_BxK: jax.Array, block_BxKxL: jax.Array, right_BxL: jax.Array) -> jax.Array:
     return jnp.sum(left_BxK[:, :, None] * jnp.abs(block_BxKxL) * right_BxL[:, None, :], axis=(1, 2))
 
 
-def _blocks(x_BxSxD: jax.Array) -> list[jax.Array]:
-    count = _BLOCKS_OF_LONG if x_BxSxD.shape[1] >= _LONG_SEQUENCE else 1
-    return jnp.array_split(x_BxSxD, count, axis=1)
+def _blocks(x_BxS: jax.Array) -> list[jax.Array]:
+    """[B, K, ...] each: the tokens in blocks."""
+    count = _BLOCKS_OF_LONG if x_BxS.shape[1] >= _LONG_SEQUENCE else 1
+    return jnp.array_split(x_BxS, count, axis=1)
+
+
+def _pairs_of(gram: Gram) -> list[tuple[int, int]]:
+    return _pairs(1 if len(gram) == 1 else _BLOCKS_OF_LONG)
 
 
 def _pairs(num_blocks: int) -> list[tuple[int, int]]:
