@@ -33,8 +33,8 @@ NORM_GUARANTEE = (
     "lost where terms of a norm cancel."
 )
 ASSUMPTIONS = (
-    "Float32 norms are off by no more than norm_margin and the bound on what cancels, which are "
-    "several times the most that was measured (docs/clipping.md).",
+    "Float32 norms are off by no more than norm_margin and the bound on what cancels, which exceed "
+    "the most that was found in a search for bad cases but are not proved (docs/clipping.md).",
     "The sampling and noise keys stay secret.",
     "The noise is floating-point Gaussian noise from a counter-based generator, accounted for "
     "as if it were exact and truly random.",
