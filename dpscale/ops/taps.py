@@ -71,7 +71,7 @@ class Squares:
 
 CANCELLATION = 16.0
 """Unit round-offs by which a squared norm may be off, in parts of the square of the sum of the
-lengths of all terms. The most that was found where terms cancel is 9
+lengths of all terms. The most that was found where terms cancel is 10
 (`analysis/gram_rounding.py`)."""
 
 

@@ -21,7 +21,7 @@ NORM_MARGIN: Final = 1e-4
 """A clipped contribution's norm is at most the clip norm times 1 + this.
 
 It is for the round-off of float32, and part of the mechanism's sensitivity. Norms of ordinary
-gradients are off by some 1e-7, of the most regular ones that were tried by 2e-5
+gradients are off by some 1e-7, of the most regular ones that were tried by 7e-6
 (`analysis/gram_rounding.py`). Where more is lost because terms cancel, or a factor is rounded to
 bfloat16, factors allow for it (`ClipRule.factors`).
 """
