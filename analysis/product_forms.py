@@ -23,6 +23,7 @@ from jax import numpy as jnp  # noqa: E402
 
 from dpscale.bench.timing import Ratio, Stopwatch  # noqa: E402
 from dpscale.ops.contraction import contract, row_products  # noqa: E402
+from dpscale.training.interruption import StopRequest  # noqa: E402
 
 ROUNDS = 60
 PRODUCTS = (
@@ -36,12 +37,6 @@ PRODUCTS = (
 COLUMNS = ((8, 256, 256, 8192), (8, 128, 128, 4096), (16, 64, 512, 8192))
 
 Form = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-class Never:
-    """Nobody stops this."""
-
-    is_set = False
 
 
 def as_it_stands(narrow: jax.Array, broad: jax.Array) -> jax.Array:
@@ -79,7 +74,7 @@ def compared(one: Form, other: Form, left: jax.Array, right: jax.Array) -> Ratio
         compiled = jax.jit(form).lower(left, right).compile()
         compiled(left, right).block_until_ready()
         calls[form] = lambda _, run=compiled: run(left, right).block_until_ready()
-    seconds = Stopwatch(Random(0), Never()).rounds(calls, ROUNDS)
+    seconds = Stopwatch(Random(0), StopRequest()).rounds(calls, ROUNDS)
     return Ratio.of(seconds[other], seconds[one])
 
 
