@@ -44,7 +44,7 @@ def counts(model: ModelConfig, platform: str) -> tuple[float, float, float, int]
     """Operations of the gradient, those that norms add, bytes that norms add, gram layers."""
     s = model.seq_len
     gradient, added, traffic, num_gram = 0.0, 0.0, 0.0, 0
-    for into, out in products(model):
+    for into, out in products(model, platform):
         gradient += 3 * 2 * s * into * out
         if takes_gram("auto", s, into, out, platform):
             num_gram += 1
@@ -65,7 +65,7 @@ def main() -> None:
         print(
             f"| {name} ({platform}) | {gradient / 1e9:.2f} | {added / 1e9:.3f} "
             f"| {added / gradient:.1%} | {traffic / 1e6:.1f} "
-            f"| {num_gram} of {len(products(model))} |"
+            f"| {num_gram} of {len(products(model, platform))} |"
         )
 
 

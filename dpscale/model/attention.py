@@ -11,7 +11,7 @@ from flax import linen as nn
 from dpscale.config import ModelConfig
 from dpscale.model.past import Past
 from dpscale.model.rotary import rotate
-from dpscale.model.weights import Dense
+from dpscale.model.weights import Dense, side_by_side
 from dpscale.ops.contraction import PRECISION, wide
 from dpscale.ops.unembed import soft_cap
 
@@ -33,14 +33,15 @@ class Attention(nn.Module):
         model = self.model
         num_examples, seq_len, _ = x_BxSxD.shape
 
-        def heads(name: str, num_heads: int) -> jax.Array:
-            projected = Dense(num_heads * model.head_dim, name=name)(x_BxSxD)
-            return projected.reshape(num_examples, seq_len, num_heads, model.head_dim)
-
+        heads = {"query": model.num_heads, "key": model.num_kv_heads, "value": model.num_kv_heads}
+        modules = [Dense(count * model.head_dim, name=name) for name, count in heads.items()]
+        query, key, value = (
+            projected.reshape(num_examples, seq_len, -1, model.head_dim)
+            for projected in side_by_side(modules, x_BxSxD, model.num_layers)
+        )
         positions = jnp.arange(seq_len) if past is None else past.next_positions(seq_len)
-        query = rotate(heads("query", model.num_heads), positions, theta=model.rope_theta)
-        key = rotate(heads("key", model.num_kv_heads), positions, theta=model.rope_theta)
-        value = heads("value", model.num_kv_heads)
+        query = rotate(query, positions, theta=model.rope_theta)
+        key = rotate(key, positions, theta=model.rope_theta)
         if past is None:
             visible = causal_mask(seq_len, window)
         else:

@@ -25,7 +25,7 @@ from flax import linen as nn
 from dpscale.config import ModelConfig
 from dpscale.model.attention import Attention
 from dpscale.model.past import Past
-from dpscale.model.weights import TAPS, Dense, RMSNorm, TiedEmbedding
+from dpscale.model.weights import TAPS, Dense, RMSNorm, TiedEmbedding, side_by_side
 from dpscale.ops.stack import UNROLLED_LAYERS
 
 Params = dict[str, Any]
@@ -106,8 +106,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x_BxSxD: jax.Array) -> jax.Array:
         """[B, S, D] to [B, S, D]."""
-        gate_BxSxF = Dense(self.model.feed_forward_width, name="gate")(x_BxSxD)
-        up_BxSxF = Dense(self.model.feed_forward_width, name="up")(x_BxSxD)
+        both = [Dense(self.model.feed_forward_width, name=name) for name in ("gate", "up")]
+        gate_BxSxF, up_BxSxF = side_by_side(both, x_BxSxD, self.model.num_layers)
         activated = jax.nn.gelu(gate_BxSxF, approximate=True) * up_BxSxF
         return Dense(self.model.width, name="down")(activated)
 

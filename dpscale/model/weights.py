@@ -19,7 +19,8 @@ Axes: D width in, P width out, V vocabulary.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -30,7 +31,9 @@ from dpscale.ops.contraction import wide
 from dpscale.ops.dense import DenseFactors, dense
 from dpscale.ops.embed import EmbedFactors, embed
 from dpscale.ops.scale import ScaleGradients, scale
+from dpscale.ops.side_by_side import Columns, dense_side_by_side, pays_as_one
 from dpscale.ops.table import TableRecord, output_record
+from dpscale.ops.taps import Tap
 from dpscale.ops.unembed import cross_entropy, soft_cap, unembed, vocab_chunk
 
 TAPS = "taps"
@@ -54,12 +57,38 @@ class Dense(nn.Module):
     features: int
 
     @nn.compact
+    def kernel_DxP(self, width: int) -> jax.Array:
+        """The parameter, for activations of a width."""
+        initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        return self.param("kernel", initial, (width, self.features), jnp.float32)
+
+    def tap(self, record: Callable[[], Any]) -> Tap:
+        """See `_tap`."""
+        return _tap(self, "kernel", record)
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., D] to [..., features]."""
-        shape = (x.shape[-1], self.features)
-        initial = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
-        kernel_DxP = self.param("kernel", initial, shape, jnp.float32)
-        return dense(kernel_DxP, x, _tap(self, "kernel", lambda: DenseFactors.empty(kernel_DxP, x)))
+        kernel_DxP = self.kernel_DxP(x.shape[-1])
+        return dense(kernel_DxP, x, self.tap(lambda: DenseFactors.empty(kernel_DxP, x)))
+
+
+def side_by_side(modules: Sequence[Dense], x: jax.Array, num_layers: int) -> list[jax.Array]:
+    """What each of several modules gives of the same activations.
+
+    Args:
+      modules: The modules.
+      x: [..., D] activations in the compute dtype.
+      num_layers: How many layers of the model do the same.
+    """
+    if not pays_as_one(num_layers, x.size // x.shape[-1]):
+        return [module(x) for module in modules]
+    kernels = [module.kernel_DxP(x.shape[-1]) for module in modules]
+
+    def record(index: int) -> Columns:
+        return Columns.empty(kernels, x)[index]
+
+    taps = [module.tap(partial(record, index)) for index, module in enumerate(modules)]
+    return list(dense_side_by_side(kernels, x, taps))
 
 
 class RMSNorm(nn.Module):

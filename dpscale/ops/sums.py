@@ -33,6 +33,11 @@ class Whole:
         both = jnp.where(is_added, total.array + self.array, total.array)
         return Whole(both, self.is_turned)
 
+    def columns(self, start: int, stop: int) -> "Whole":
+        """The sum of some columns of the parameter."""
+        axis = self.array.ndim - (2 if self.is_turned else 1)
+        return Whole(jax.lax.slice_in_dim(self.array, start, stop, axis=axis), self.is_turned)
+
     def finished(self) -> jax.Array:
         """The sum, shaped like the parameter."""
         return self.array.swapaxes(-1, -2) if self.is_turned else self.array

@@ -15,17 +15,18 @@ from dpscale.compute import count_params
 from dpscale.config import ClippingConfig, ModelConfig
 from dpscale.errors import InputError
 from dpscale.ops.dense import takes_gram
+from dpscale.ops.side_by_side import pays_as_one
 from dpscale.privacy.strategies import Strategy
 
-CPU_EXAMPLES, CPU_TOKENS, CPU_TOKENS_OF_NARROW = 64, 1536, 3072
-"""Examples and tokens of a microbatch on a CPU, at most; more tokens up to `NARROW`.
+CPU_EXAMPLES, CPU_ACTIVATIONS = 64, 288 * 1024
+"""Examples, and tokens times width, of a microbatch on a CPU, at most.
 
 Measured on two cores (`dpscale bench clipping`): larger ones outgrow the caches, smaller ones
-give the cores too little at a time. From a width of 128 on 1,024 tokens are the fastest, or nearly,
-and 1,536 faster than 768; of narrower models 2,048 to 4,096."""
+give the cores too little at a time."""
 
-NARROW = 96
-"""The width up to which half as many tokens take up to 1.2 times as long."""
+LEAST_CPU_TOKENS, MOST_CPU_TOKENS = 1024, 3072
+"""Between these lie the tokens that `CPU_ACTIVATIONS` allows: at a width of 512 a microbatch of 512
+tokens is slower by 8 %, at one of 48 one of 6,144 by 30 %."""
 
 CPU_LOGITS = 2**25
 """Logits of a microbatch on a CPU, at most (128 MiB in float32)."""
@@ -122,20 +123,26 @@ def _kept_bytes(model: ModelConfig, strategy: str, clipping: ClippingConfig, wid
     )
 
 
-def products(model: ModelConfig) -> list[tuple[int, int]]:
-    """Widths (in, out) of every product with a weight matrix, the unembedding last."""
+def products(model: ModelConfig, platform: str | None = None) -> list[tuple[int, int]]:
+    """Widths (in, out) of every product with weights, the unembedding last.
+
+    Those that are computed as one (`ops.side_by_side`) where a microbatch has many tokens are
+    one. `platform` as there.
+    """
     d, hidden = model.width, model.feed_forward_width
     heads, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    attention = [(d, heads), (d, kv), (d, kv), (heads, d)]
-    feed_forward = [(d, hidden), (d, hidden), (hidden, d)]
-    return [*(attention + feed_forward) * model.num_layers, (d, model.vocab_size)]
+    attention, feed_forward = [heads, kv, kv], [hidden, hidden]
+    if pays_as_one(model.num_layers, MOST_TOKENS, platform):
+        attention, feed_forward = [sum(attention)], [sum(feed_forward)]
+    layer = [(d, out) for out in (*attention, *feed_forward)] + [(heads, d), (hidden, d)]
+    return [*layer * model.num_layers, (d, model.vocab_size)]
 
 
 def _microbatch_size(model: ModelConfig, most: float, clipping: ClippingConfig) -> int:
     """The largest power of two within all limits, at least 1."""
     if jax.default_backend() == "cpu":
         most = min(most, CPU_EXAMPLES)
-        for_caches = CPU_TOKENS_OF_NARROW if model.width <= NARROW else CPU_TOKENS
+        for_caches = min(max(CPU_ACTIVATIONS / model.width, LEAST_CPU_TOKENS), MOST_CPU_TOKENS)
         tokens = min(for_caches, CPU_LOGITS / model.vocab_size)
     else:
         tokens = MOST_TOKENS

@@ -12,11 +12,13 @@ from dpscale.model import decoder
 from dpscale.ops.chunked_records import ChunkedOutput
 from dpscale.ops.dense import DenseFactors
 from dpscale.ops.scale import ScaleGradients
+from dpscale.ops.side_by_side import Columns
+from dpscale.ops.stack import UNROLLED_LAYERS
 from dpscale.ops.table import TableRecord
 from dpscale.sizes import LADDER_WIDTHS, NAMED_SHAPES, ladder_shape
 
 LADDER = {f"w{w}": ladder_shape(w, vocab_size=1024, seq_len=64) for w in LADDER_WIDTHS}
-RECORDS = (DenseFactors, ScaleGradients, TableRecord)
+RECORDS = (DenseFactors, Columns, ScaleGradients, TableRecord)
 
 
 def announced(model: ModelConfig, num_examples: int):
@@ -38,7 +40,12 @@ def test_every_parameter_announces_a_record(model):
 
     def check(param, record):
         layers = param.shape[: param.ndim - record.weight_ndim]
-        if isinstance(record, DenseFactors):
+        if isinstance(record, Columns):
+            factors = record.record
+            shape = factors.x_BxSxD.shape[-1], record.stop - record.start
+            assert 0 <= record.start < record.stop <= factors.y_grad_BxSxP.shape[-1]
+            assert factors.y_grad_BxSxP.shape[:-1] == (*layers, 2, model.seq_len)
+        elif isinstance(record, DenseFactors):
             shape = record.x_BxSxD.shape[-1], record.y_grad_BxSxP.shape[-1]
             assert record.x_BxSxD.shape[:-1] == (*layers, 2, model.seq_len)
         elif isinstance(record, ScaleGradients):
@@ -52,6 +59,31 @@ def test_every_parameter_announces_a_record(model):
         assert (*layers, *shape) == param.shape
 
     jax.tree.map(check, params, records, is_leaf=lambda node: isinstance(node, RECORDS))
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "seq_len", "is_one"),
+    [(UNROLLED_LAYERS, 64, True), (UNROLLED_LAYERS + 1, 64, False), (1, 63, False)],
+)
+def test_what_reads_the_same_shares_a_record(num_layers, seq_len, is_one, monkeypatch):
+    """Catches kernels that are joined in a loop over layers, or for a token; or nowhere."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    model = dataclasses.replace(LADDER["w16"], num_layers=num_layers, seq_len=seq_len)
+    layers = announced(model, num_examples=2)[1]["layers"]
+    attention, feed_forward = layers["attention"], layers["feed_forward"]
+    bounds = {}
+    for name, record in (attention | feed_forward).items():
+        if isinstance(record["kernel"], Columns):
+            bounds[name] = record["kernel"].start, record["kernel"].stop
+    heads, kv, hidden = 16, 16, model.feed_forward_width
+    expected = {
+        "query": (0, heads),
+        "key": (heads, heads + kv),
+        "value": (heads + kv, heads + 2 * kv),
+        "gate": (0, hidden),
+        "up": (hidden, 2 * hidden),
+    }
+    assert bounds == (expected if is_one else {})
 
 
 def test_taps_change_no_loss():

@@ -39,12 +39,13 @@ def limited_to(num_bytes: float) -> ClippingConfig:
 @pytest.mark.parametrize(
     ("model", "size"),
     [
-        (SHAPES["tiny"].model, 8),
+        (SHAPES["tiny"].model, 16),
         (SHAPES["small"].model, 4),
         (SHAPES["wide"].model, 16),
         (ladder(32, 64), 32),  # quickstart's
         (ladder(96, 192), 16),  # a narrow model
         (ladder(128, 192), 8),
+        (ladder(512, 512), 2),  # a wide model
         (ladder(128, 64, vocab_size=65536), 8),  # logits
         (ladder(32, 16), 64),  # examples
         (ladder(32, 8192), 1),
