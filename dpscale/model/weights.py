@@ -31,7 +31,7 @@ from dpscale.ops.contraction import wide
 from dpscale.ops.dense import DenseFactors, dense
 from dpscale.ops.embed import EmbedFactors, embed
 from dpscale.ops.scale import ScaleGradients, scale
-from dpscale.ops.side_by_side import Columns, dense_side_by_side, pays_as_one
+from dpscale.ops.side_by_side import dense_side_by_side, empty_records, pays_as_one
 from dpscale.ops.table import TableRecord, output_record
 from dpscale.ops.taps import Tap
 from dpscale.ops.unembed import cross_entropy, soft_cap, unembed, vocab_chunk
@@ -84,8 +84,8 @@ def side_by_side(modules: Sequence[Dense], x: jax.Array, num_layers: int) -> lis
         return [module(x) for module in modules]
     kernels = [module.kernel_DxP(x.shape[-1]) for module in modules]
 
-    def record(index: int) -> Columns:
-        return Columns.empty(kernels, x)[index]
+    def record(index: int) -> Any:
+        return empty_records(kernels, x)[index]
 
     taps = [module.tap(partial(record, index)) for index, module in enumerate(modules)]
     return list(dense_side_by_side(kernels, x, taps))

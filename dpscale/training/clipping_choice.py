@@ -126,15 +126,19 @@ def _kept_bytes(model: ModelConfig, strategy: str, clipping: ClippingConfig, wid
 def products(model: ModelConfig, platform: str | None = None) -> list[tuple[int, int]]:
     """Widths (in, out) of every product with weights, the unembedding last.
 
-    Those that are computed as one (`ops.side_by_side`) where a microbatch has many tokens are
-    one. `platform` as there.
+    Those that share a record (`ops.side_by_side`) where a microbatch has many tokens are one.
+    `platform` as there.
     """
     d, hidden = model.width, model.feed_forward_width
     heads, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    attention, feed_forward = [heads, kv, kv], [hidden, hidden]
-    if pays_as_one(model.num_layers, MOST_TOKENS, platform):
-        attention, feed_forward = [sum(attention)], [sum(feed_forward)]
-    layer = [(d, out) for out in (*attention, *feed_forward)] + [(heads, d), (hidden, d)]
+    as_one = pays_as_one(model.num_layers, MOST_TOKENS, platform)
+
+    def of_activations(outs: list[int]) -> list[tuple[int, int]]:
+        shares = as_one and not takes_gram("auto", model.seq_len, d, sum(outs), platform)
+        return [(d, sum(outs))] if shares else [(d, out) for out in outs]
+
+    attention = [*of_activations([heads, kv, kv]), (heads, d)]
+    layer = [*attention, *of_activations([hidden, hidden]), (hidden, d)]
     return [*layer * model.num_layers, (d, model.vocab_size)]
 
 

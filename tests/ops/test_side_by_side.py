@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dpscale.ops.dense import dense
-from dpscale.ops.side_by_side import Columns, dense_side_by_side
+from dpscale.ops.side_by_side import Columns, dense_side_by_side, empty_records
 from dpscale.ops.taps import Weighting, filled_records
 
 WIDTHS = (4, 1, 3)
@@ -62,7 +62,7 @@ def test_one_product_is_as_good_as_several(tap, width_in, dtype):
 
 
 def left_records(kernels, x, y_grads, prepared):
-    empty = prepared(Columns.empty(kernels, x))
+    empty = prepared(empty_records(kernels, x))
     _, pull_back = jax.vjp(lambda taps: dense_side_by_side(kernels, x, taps), empty)
     return filled_records(empty, pull_back(y_grads)[0])
 
@@ -70,14 +70,16 @@ def left_records(kernels, x, y_grads, prepared):
 @pytest.mark.parametrize("rule", ["gram", "direct"])
 @pytest.mark.parametrize("measures", [True, False], ids=["measuring", "keeping"])
 @pytest.mark.parametrize("width_in", [2, 20], ids=["narrow", "wide"])
-def test_records_know_each_examples_gradient(width_in, measures, rule):
+@pytest.mark.parametrize("seq_len", [2, 200])
+def test_records_know_each_examples_gradient(seq_len, width_in, measures, rule):
     """Catches a norm that is counted for every kernel, or for the first alone; wrong columns."""
-    kernels, x, y_grads = inputs(width_in)
+    kernels, x, y_grads = inputs(width_in, seq_len=seq_len)
 
     def prepared(taps):
         return tuple(tap.measuring(rule) if measures else tap.keeping(rule) for tap in taps)
 
     records = left_records(kernels, x, y_grads, prepared)
+    assert all(isinstance(record, Columns) == (seq_len == 200) for record in records)
     gradients = [each_gradient(x, y_grad) for y_grad in y_grads]
     squares = records[0].squares()
     for record in records[1:]:
@@ -94,7 +96,7 @@ def test_records_know_each_examples_gradient(width_in, measures, rule):
 
 def test_what_cancels_is_allowed_for_once():
     """Catches bounds that are left out for all kernels, or added for each."""
-    kernels, x, y_grads = inputs(20)
+    kernels, x, y_grads = inputs(20, seq_len=200)
     records = left_records(kernels, x, y_grads, lambda taps: taps)
     alone = left_records((jnp.concatenate(kernels, 1),), x, (jnp.concatenate(y_grads, 2),), tuple)
     errors = [record.squares().error_B for record in records]
