@@ -1,8 +1,7 @@
 """Several dense ops that read the same activations, computed as one product.
 
 The products of one example's tokens are small, and on a CPU one with the columns of all kernels is
-faster than one for each. Gradients come out of one product as well, norms out of one pass, and
-x xᵀ is needed once.
+faster than one for each. Gradients come out of one product as well, and norms out of one pass.
 
 The parameters stay as they are, and so do their taps, one for each kernel. A record of all kernels
 together is held by each of them, as a `Columns` that knows which ones are its own; that they are
@@ -29,7 +28,6 @@ from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent
 
 Arrays = tuple[jax.Array, ...]
 
-
 _MANY_TOKENS = 128
 """Tokens beside whose product the copy that joins the kernels is little."""
 
@@ -54,18 +52,29 @@ def pays_as_one(num_layers: int, num_tokens: int, platform: str | None = None) -
     return (platform or jax.default_backend()) == "cpu" and is_unrolled and is_long
 
 
+def shares_record(seq_len: int, width: int, columns: int, platform: str | None = None) -> bool:
+    """Whether kernels that are computed as one also share a record.
+
+    They do where the direct rule is the cheaper: kernels beside which a sequence is so short that
+    it is not are large enough by themselves, and slower as one (1.13 of the plain gradient's time
+    became 1.20 at a width of 256 and 32 tokens).
+
+    Args:
+      seq_len: S, tokens of an example.
+      width: Width in.
+      columns: Width out of all kernels.
+      platform: See `pays_as_one`.
+    """
+    return not takes_gram("auto", seq_len, width, columns, platform)
+
+
 def empty_records(
     kernels: Sequence[jax.Array], x_BxSxD: jax.Array
 ) -> "tuple[Columns | DenseFactors, ...]":
-    """A record for each kernel, with zeros: one that they share, or each its own.
-
-    They share one where the direct rule is the cheaper: kernels beside which a sequence is so short
-    that it is not are large enough by themselves, and slower as one (1.13 of the plain gradient's
-    time became 1.20 at a width of 256 and 32 tokens).
-    """
+    """A record for each kernel, with zeros: one that they share, or each its own."""
     joined = _joined(tuple(kernels))
     width, columns = joined.shape
-    if takes_gram("auto", x_BxSxD.shape[-2], width, columns):
+    if not shares_record(x_BxSxD.shape[-2], width, columns):
         return tuple(DenseFactors.empty(kernel, x_BxSxD) for kernel in kernels)
     shared = DenseFactors.empty(joined, x_BxSxD)
     return tuple(Columns(shared, start, stop) for start, stop in _bounds(kernels))
@@ -86,6 +95,8 @@ def dense_side_by_side(kernels: Sequence[jax.Array], x: jax.Array, taps: Sequenc
     return _apart(_as_one(tuple(kernels), x, tuple(taps)), kernels)
 
 
+# A rule of its own, and not that of `dense` on joined kernels: it would keep these, a copy of the
+# parameters of all layers, for the backward pass, which here joins them again.
 @jax.custom_vjp
 def _as_one(kernels: Arrays, x: jax.Array, taps: tuple[Tap, ...]) -> jax.Array:
     return contract_last(x, _joined(kernels).astype(x.dtype), 0)

@@ -15,7 +15,7 @@ from dpscale.compute import count_params
 from dpscale.config import ClippingConfig, ModelConfig
 from dpscale.errors import InputError
 from dpscale.ops.dense import takes_gram
-from dpscale.ops.side_by_side import pays_as_one
+from dpscale.ops.side_by_side import pays_as_one, shares_record
 from dpscale.privacy.strategies import Strategy
 
 CPU_EXAMPLES, CPU_ACTIVATIONS = 64, 288 * 1024
@@ -134,7 +134,7 @@ def products(model: ModelConfig, platform: str | None = None) -> list[tuple[int,
     as_one = pays_as_one(model.num_layers, MOST_TOKENS, platform)
 
     def of_activations(outs: list[int]) -> list[tuple[int, int]]:
-        shares = as_one and not takes_gram("auto", model.seq_len, d, sum(outs), platform)
+        shares = as_one and shares_record(model.seq_len, d, sum(outs), platform)
         return [(d, sum(outs))] if shares else [(d, out) for out in outs]
 
     attention = [*of_activations([heads, kv, kv]), (heads, d)]

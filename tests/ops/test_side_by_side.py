@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpscale.ops.dense import dense
+from dpscale.ops.dense import DenseFactors, dense
 from dpscale.ops.side_by_side import Columns, dense_side_by_side, empty_records
-from dpscale.ops.taps import Weighting, filled_records
+from dpscale.ops.taps import Weighting
 
 WIDTHS = (4, 1, 3)
 WEIGHTS = jnp.asarray([0.25, 0.0, 1.0], jnp.float32)
@@ -61,24 +61,17 @@ def test_one_product_is_as_good_as_several(tap, width_in, dtype):
     )
 
 
-def left_records(kernels, x, y_grads, prepared):
-    empty = prepared(empty_records(kernels, x))
-    _, pull_back = jax.vjp(lambda taps: dense_side_by_side(kernels, x, taps), empty)
-    return filled_records(empty, pull_back(y_grads)[0])
-
-
 @pytest.mark.parametrize("rule", ["gram", "direct"])
 @pytest.mark.parametrize("measures", [True, False], ids=["measuring", "keeping"])
 @pytest.mark.parametrize("width_in", [2, 20], ids=["narrow", "wide"])
 @pytest.mark.parametrize("seq_len", [2, 200])
-def test_records_know_each_examples_gradient(seq_len, width_in, measures, rule):
+def test_records_know_each_examples_gradient(seq_len, width_in, measures, rule, left_behind):
     """Catches a norm that is counted for every kernel, or for the first alone; wrong columns."""
     kernels, x, y_grads = inputs(width_in, seq_len=seq_len)
 
-    def prepared(taps):
-        return tuple(tap.measuring(rule) if measures else tap.keeping(rule) for tap in taps)
-
-    records = left_records(kernels, x, y_grads, prepared)
+    announced = empty_records(kernels, x)
+    empty = tuple(tap.measuring(rule) if measures else tap.keeping(rule) for tap in announced)
+    records = left_behind(lambda taps: dense_side_by_side(kernels, x, taps), empty, y_grads)
     assert all(isinstance(record, Columns) == (seq_len == 200) for record in records)
     gradients = [each_gradient(x, y_grad) for y_grad in y_grads]
     squares = records[0].squares()
@@ -94,14 +87,15 @@ def test_records_know_each_examples_gradient(seq_len, width_in, measures, rule):
         assert np.linalg.norm(added - total) <= 2e-6 * np.linalg.norm(total)
 
 
-def test_what_cancels_is_allowed_for_once():
+def test_what_cancels_is_allowed_for_once(left_behind):
     """Catches bounds that are left out for all kernels, or added for each."""
     kernels, x, y_grads = inputs(20, seq_len=200)
-    records = left_records(kernels, x, y_grads, lambda taps: taps)
-    alone = left_records((jnp.concatenate(kernels, 1),), x, (jnp.concatenate(y_grads, 2),), tuple)
+    empty = empty_records(kernels, x)
+    records = left_behind(lambda taps: dense_side_by_side(kernels, x, taps), empty, y_grads)
     errors = [record.squares().error_B for record in records]
-    np.testing.assert_allclose(sum(errors), alone[0].squares().error_B, rtol=1e-5)
-    assert np.all(alone[0].squares().error_B > 0)
+    of_all = DenseFactors(x, jnp.concatenate(y_grads, 2)).squares().error_B
+    np.testing.assert_allclose(sum(errors), of_all, rtol=1e-5)
+    assert np.all(of_all > 0)
 
 
 def test_contractions_ask_for_full_precision():
