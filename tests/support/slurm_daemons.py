@@ -94,12 +94,16 @@ class Slurm:
         self._daemons.pop(node).wait()
 
     def processes_of(self, node: str) -> list[int]:
-        """A node's daemon, and all that runs in its jobs."""
+        """A node's daemon, and all that runs in its jobs.
+
+        Tests that run beside these have a Slurm of their own, with nodes of the same names.
+        """
+        marks = {f"SLURMD_NODENAME={node}".encode(), f"SLURM_CONF={self.conf}".encode()}
         daemon = self._daemons[node].pid
         found = [daemon, *descendants(daemon)]
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
-                if f"SLURMD_NODENAME={node}".encode() in path.read_bytes().split(b"\0"):
+                if marks <= set(path.read_bytes().split(b"\0")):
                     found.append(int(path.parent.name))
         return found
 
@@ -125,11 +129,16 @@ class Slurm:
         return dict(line.split() for line in text.splitlines())
 
     def start_held_jobs(self) -> None:
-        """Slurm holds a job that it has put back into the queue for two minutes; tests do not."""
-        for number, state in self.queue().items():
-            if state == "PENDING":
-                with contextlib.suppress(subprocess.CalledProcessError):
-                    self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
+        """Slurm holds a job that it has put back into the queue for two minutes; tests do not.
+
+        They wait for a second: a node refuses what starts in the one in which it ended the job.
+        """
+        held = [number for number, state in self.queue().items() if state == "PENDING"]
+        if held:
+            time.sleep(1.1)
+        for number in held:
+            with contextlib.suppress(subprocess.CalledProcessError):
+                self.ask("scontrol", "update", f"JobId={number}", "StartTime=now")
 
     def empty(self) -> None:
         """Takes all jobs out."""

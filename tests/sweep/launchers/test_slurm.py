@@ -1,5 +1,6 @@
 """Sweeps on a real Slurm of two nodes on loopback, and what it does to them."""
 
+import contextlib
 import json
 import os
 import signal
@@ -25,8 +26,8 @@ from dpscale.sweep.survey import RunState
 pytestmark = pytest.mark.cluster
 
 
-@pytest.fixture(scope="module")
-def daemons() -> Iterator[Slurm]:
+@contextlib.contextmanager
+def own_slurm() -> Iterator[Slurm]:
     with tempfile.TemporaryDirectory(prefix="sl", dir="/tmp", ignore_cleanup_errors=True) as root:
         slurm = Slurm(Path(root))
         try:
@@ -34,6 +35,12 @@ def daemons() -> Iterator[Slurm]:
             yield slurm
         finally:
             slurm.stop()
+
+
+@pytest.fixture(scope="module")
+def daemons() -> Iterator[Slurm]:
+    with own_slurm() as slurm:
+        yield slurm
 
 
 @pytest.fixture
@@ -55,6 +62,20 @@ def launcher(slurm: Slurm, tmp_path: Path) -> Iterator[SlurmLauncher]:
 def process_of(fake: Any, point: RunConfig) -> int:
     """The process of the first start of a point."""
     return next(int(s["pid"]) for s in fake.starts() if s["out"].endswith(point.run_id))
+
+
+def test_tests_that_run_beside_these_keep_their_jobs(
+    slurm: Slurm, launcher: SlurmLauncher, tmp_path: Path
+) -> None:
+    """Each worker of a test run has a Slurm, and its tests kill what runs on a node of it."""
+    code = "import pathlib, time\nwhile not pathlib.Path('go').exists(): time.sleep(0.1)"
+    (job,) = launcher.launch([task(tmp_path, code)])
+    wait_until(lambda: "RUNNING" in slurm.queue().values())
+    with own_slurm() as other:
+        other.lose_node("n1")
+        other.lose_node("n2")
+    (tmp_path / "go").touch()
+    assert ended(job) == 0
 
 
 def test_points_become_one_array_and_print_to_their_logs(
