@@ -22,6 +22,7 @@ from dpscale.model.decoder import init_params, per_example_loss
 from dpscale.ops.stack import UNROLLED_LAYERS
 from dpscale.ops.unembed import vocab_chunk
 from dpscale.privacy.clipping import ClippedSum, ClipRule
+from dpscale.privacy.lanes import in_lanes, num_lanes
 from dpscale.privacy.microbatches import microbatched
 from dpscale.privacy.strategies import Strategy
 from dpscale.training.step import tapped_loss
@@ -58,8 +59,17 @@ def some_tokens(model: ModelConfig, num_units: int, seed: int) -> NDArray[np.int
     return (model.vocab_size * uniform**3).astype(np.int32)
 
 
-def non_private_gradient(model: ModelConfig, microbatch_size: int) -> Gradient:
-    """The honest opponent: the summed loss's gradient by the same ops, in a plain loop."""
+def non_private_gradient(
+    model: ModelConfig, microbatch_size: int, *, lanes: int | None = None
+) -> Gradient:
+    """The honest opponent: the summed loss's gradient by the same ops, in a plain loop.
+
+    Args:
+      model: Its shape.
+      microbatch_size: Examples at a time.
+      lanes: How many parts they are computed in; absent: as many as in training (`num_lanes`).
+    """
+    lanes = lanes or num_lanes(model, microbatch_size)
 
     def gradient(
         params: Any, tokens_BxS1: jax.Array, is_padding_B: jax.Array, l2_clip_norm: jax.Array
@@ -67,9 +77,15 @@ def non_private_gradient(model: ModelConfig, microbatch_size: int) -> Gradient:
         def of_microbatch(start: jax.Array | int) -> tuple[jax.Array, Any]:
             tokens = lax.dynamic_slice_in_dim(tokens_BxS1, start, microbatch_size)
             is_padding = lax.dynamic_slice_in_dim(is_padding_B, start, microbatch_size)
-            return jax.value_and_grad(
-                lambda params: jnp.sum(per_example_loss(model, params, tokens) * ~is_padding)
-            )(params)
+
+            def summed_loss(params: Any) -> jax.Array:
+                losses = [
+                    jnp.sum(per_example_loss(model, params, lane) * ~is_padding)
+                    for lane, is_padding in in_lanes(tokens, is_padding, lanes)
+                ]
+                return jnp.sum(jnp.stack(losses))
+
+            return jax.value_and_grad(summed_loss)(params)
 
         def add(index: jax.Array, so_far: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
             more = of_microbatch(index * microbatch_size)
@@ -87,9 +103,13 @@ def non_private_gradient(model: ModelConfig, microbatch_size: int) -> Gradient:
 
 
 def private_gradient(
-    model: ModelConfig, candidate: Candidate, *, rescale_to_unit_norm: bool
+    model: ModelConfig,
+    candidate: Candidate,
+    *,
+    rescale_to_unit_norm: bool,
+    lanes: int | None = None,
 ) -> Gradient:
-    """One of our strategies, as the training step runs it."""
+    """One of our strategies, as the training step runs it; `lanes` as for the non-private one."""
     strategy = Strategy(candidate.strategy, candidate.norm_rule or "auto")  # type: ignore[arg-type]
     loss = tapped_loss(model)
 
@@ -102,6 +122,7 @@ def private_gradient(
             tokens_BxS1,
             is_padding_B,
             microbatch_size=candidate.microbatch_size,
+            lanes=lanes or num_lanes(model, candidate.microbatch_size),
         )
 
     return gradient
@@ -194,7 +215,8 @@ class Lowered:
         there is nothing to be had from the count.
         """
         size, slots = self.candidate.microbatch_size, self.arguments[1].shape[0]
-        is_chunked = vocab_chunk(size * self.model.seq_len, self.model.vocab_size) is not None
+        lane_size = size // num_lanes(self.model, size)
+        is_chunked = vocab_chunk(lane_size * self.model.seq_len, self.model.vocab_size) is not None
         has_other_loops = self.model.num_layers > UNROLLED_LAYERS or is_chunked
         costs = compiled.cost_analysis()
         if has_other_loops or self.candidate.strategy == PEER or not costs or "flops" not in costs:

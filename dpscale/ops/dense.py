@@ -293,7 +293,8 @@ class DenseGradients:
 def weighted_total(grad_B: jax.Array, factor_B: jax.Array) -> jax.Array:
     """Sum over the first axis of factor times gradient.
 
-    A few examples are added one by one, which XLA fuses into a single pass over memory.
+    A few examples are added one by one, which XLA fuses into a single pass over memory. That pass
+    goes through all of them at once, and is slower from some eight on, where they come from memory.
     """
     if grad_B.shape[0] > _FEW_EXAMPLES:
         rows = grad_B.reshape(grad_B.shape[0], -1)
@@ -304,7 +305,7 @@ def weighted_total(grad_B: jax.Array, factor_B: jax.Array) -> jax.Array:
     return total
 
 
-_FEW_EXAMPLES = 16
+_FEW_EXAMPLES = 4
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["found"], meta_fields=["rule"])

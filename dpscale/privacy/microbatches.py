@@ -20,6 +20,7 @@ from jax import lax
 from dpscale.ops.sums import added_up, as_sums, finished, nothing_like
 from dpscale.ops.varying import varying_with
 from dpscale.privacy.clipping import ClippedSum
+from dpscale.privacy.lanes import in_lanes
 
 
 @partial(
@@ -40,6 +41,7 @@ def microbatched(
     is_padding_B: jax.Array,
     *,
     microbatch_size: int,
+    lanes: int = 1,
     sharding: jax.sharding.Sharding | None = None,
 ) -> ClippedSum:
     """Runs `strategy` on consecutive microbatches and adds up.
@@ -48,7 +50,7 @@ def microbatched(
       - Replacing one example by padding moves `total` by at most what the strategy's rule
         allows one example: padding, and an example whose gradient, norm or loss is not
         finite, contributes exactly zero and changes nothing about the others.
-      - The result does not depend on `microbatch_size` (but for float32 rounding).
+      - The result does not depend on `microbatch_size` or `lanes` (but for float32 rounding).
 
     A slot that must not count holds a copy of one that does, with factor zero, so that nothing
     that is not finite is ever multiplied by it. Which examples are not finite is found out by
@@ -63,16 +65,21 @@ def microbatched(
 
     Args:
       strategy: (int32[K, S + 1] tokens, bool[K] is_counted) -> ClippedSum, whose total may be of
-        sums in their own forms (`ops.sums`): they are added up in these.
+        sums in their own forms (`ops.sums`): they are added up in these. It is called once for
+        each of a microbatch's `lanes`, with that lane's examples.
       tokens_BxS1: int32[B, S + 1], B a multiple of `microbatch_size`.
       is_padding_B: bool[B].
       microbatch_size: K.
+      lanes: Parts of a microbatch that are computed side by side (`lanes.num_lanes`), a divisor
+        of K; 1 where devices share microbatches, of which each would hold one lane only.
       sharding: Of arrays [B / K, K, ...], where devices are to share the work: every microbatch
         is then divided over them, however the batch was.
     """
     num_slots = tokens_BxS1.shape[0]
     if num_slots % microbatch_size:
         raise ValueError(f"Expected a multiple of {microbatch_size=} slots, found {num_slots}.")
+    if microbatch_size % lanes:
+        raise ValueError(f"Expected a divisor of {microbatch_size=} lanes, found {lanes}.")
 
     def in_microbatches(rows: jax.Array) -> jax.Array:
         divided = rows.reshape(-1, microbatch_size, *rows.shape[1:])
@@ -93,14 +100,18 @@ def microbatched(
         is_counted_K = ~is_padding_K & ~so_far.is_dropped_K
         stand_in = jnp.argmax(is_counted_K)
         covered_KxS1 = jnp.where(is_counted_K[:, None], tokens_KxS1, tokens_KxS1[stand_in])
-        here = strategy(covered_KxS1, is_counted_K)
-        is_bad_K = is_counted_K & ~jnp.isfinite(here.norms + here.losses)
+        here = [strategy(*lane) for lane in in_lanes(covered_KxS1, is_counted_K, lanes)]
+        norms_K = jnp.concatenate([lane.norms for lane in here])
+        losses_K = jnp.concatenate([lane.losses for lane in here])
+        is_bad_K = is_counted_K & ~jnp.isfinite(norms_K + losses_K)
         is_final = ~jnp.any(is_bad_K)
-        adds = is_final & jnp.any(is_counted_K)
+        total, adds = so_far.summed.total, is_final & jnp.any(is_counted_K)
+        for lane in here:
+            total = added_up(as_sums(lane.total), total, adds)
         summed = ClippedSum(
-            total=added_up(as_sums(here.total), so_far.summed.total, adds),
-            norms=_placed(so_far.summed.norms, here.norms, so_far.index, is_counted_K),
-            losses=_placed(so_far.summed.losses, here.losses, so_far.index, is_counted_K),
+            total=total,
+            norms=_placed(so_far.summed.norms, norms_K, so_far.index, is_counted_K),
+            losses=_placed(so_far.summed.losses, losses_K, so_far.index, is_counted_K),
         )
         return _Progress(
             index=so_far.index + is_final,
@@ -108,7 +119,8 @@ def microbatched(
             summed=summed,
         )
 
-    shapes = jax.eval_shape(strategy, tokens_MxKxS1[0], is_padding_MxK[0])
+    of_lane, *_ = in_lanes(tokens_MxKxS1[0], is_padding_MxK[0], lanes)
+    shapes = jax.eval_shape(strategy, *of_lane)
     nothing = ClippedSum(
         total=nothing_like(as_sums(shapes.total)),
         norms=jnp.zeros(is_padding_MxK.shape, shapes.norms.dtype),

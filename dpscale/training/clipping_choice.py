@@ -18,7 +18,7 @@ from dpscale.ops.dense import takes_gram
 from dpscale.ops.side_by_side import pays_as_one, shares_record
 from dpscale.privacy.strategies import Strategy
 
-CPU_EXAMPLES, CPU_ACTIVATIONS = 64, 288 * 1024
+CPU_EXAMPLES, CPU_ACTIVATIONS = 64, 512 * 1024
 """Examples, and tokens times width, of a microbatch on a CPU, at most.
 
 Measured on two cores (`dpscale bench clipping`): larger ones outgrow the caches, smaller ones

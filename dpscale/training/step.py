@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from dpscale.config import ClippingConfig, ModelConfig, OptimizerConfig
 from dpscale.model.decoder import empty_records, init_params, per_example_loss
 from dpscale.privacy.clipping import ClippedSum
+from dpscale.privacy.lanes import num_lanes
 from dpscale.privacy.mechanism import NoisyMean
 from dpscale.privacy.microbatches import microbatched
 from dpscale.privacy.strategies import TappedLoss
@@ -124,6 +125,8 @@ def make_train_step(
     strategy, loss = strategy_of(clipping), tapped_loss(model)
     microbatch_size = clipping.microbatch_size
     assert microbatch_size is not None
+    is_on_one_device = placement is None or placement.mesh.size == 1
+    lanes = num_lanes(model, microbatch_size) if is_on_one_device else 1
 
     def train_step(
         state: TrainState, tokens_BxS1: jax.Array, is_padding_B: jax.Array, settings: StepSettings
@@ -136,6 +139,7 @@ def make_train_step(
             tokens_BxS1,
             is_padding_B,
             microbatch_size=microbatch_size,
+            lanes=lanes,
             sharding=None if placement is None else placement.microbatches,
         )
         mean_grad = rule(clipped, key=settings.noise_key, step=state.step)

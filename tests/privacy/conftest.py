@@ -15,7 +15,7 @@ from dpscale.privacy.strategies import Strategy, TappedLoss
 
 
 class Clipped(Protocol):
-    """Compiles once for each strategy, loss and microbatch size."""
+    """Compiles once for each strategy, loss, microbatch size and number of lanes."""
 
     def __call__(
         self,
@@ -27,6 +27,7 @@ class Clipped(Protocol):
         rule: ClipRule,
         *,
         microbatch_size: int,
+        lanes: int = 1,
     ) -> ClippedSum: ...
 
 
@@ -34,7 +35,7 @@ class Clipped(Protocol):
 def clipped() -> Clipped:
     """The clipped sum of a logical batch, as a step has it."""
 
-    @partial(jax.jit, static_argnames=("strategy", "loss", "microbatch_size"))
+    @partial(jax.jit, static_argnames=("strategy", "loss", "microbatch_size", "lanes"))
     def compiled(
         strategy: Strategy,
         loss: TappedLoss,
@@ -44,12 +45,14 @@ def clipped() -> Clipped:
         rule: ClipRule,
         *,
         microbatch_size: int,
+        lanes: int = 1,
     ) -> ClippedSum:
         return microbatched(
             lambda units, is_counted: strategy.unfinished(loss, params, units, is_counted, rule),
             units,
             is_padding,
             microbatch_size=microbatch_size,
+            lanes=lanes,
         )
 
     return compiled

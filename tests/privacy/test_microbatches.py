@@ -53,29 +53,28 @@ def test_equals_a_loop_over_examples(clip_norm, rescale, clipped, looped, assert
     assert_same(actual, looped(LOSS, PARAMS, units, is_padding, rule), 2e-6)
 
 
-@pytest.mark.parametrize("microbatch_size", [1, 2, 4, 12])
+@pytest.mark.parametrize(("microbatch_size", "lanes"), [(1, 1), (2, 1), (4, 1), (4, 2), (12, 3)])
 def test_microbatches_do_not_change_the_result(
-    microbatch_size, clipped, looped, assert_same
+    microbatch_size, lanes, clipped, looped, assert_same
 ) -> None:
-    # Catches: a last microbatch that is dropped, or counted twice, or padding that is counted.
+    # Catches: a last microbatch that is dropped, or counted twice, or padding that is counted; a
+    # lane whose sum, norms or losses are left out, or stand in another's place.
     units = batch(12)
+    sizes = {"microbatch_size": microbatch_size, "lanes": lanes}
     for num_examples in (0, 1, 5, 12):
         is_padding = jnp.arange(12) >= num_examples
-        actual = clipped(
-            VMAP, LOSS, PARAMS, units, is_padding, RULE, microbatch_size=microbatch_size
-        )
+        actual = clipped(VMAP, LOSS, PARAMS, units, is_padding, RULE, **sizes)
         assert_same(actual, looped(LOSS, PARAMS, units, is_padding, RULE), 2e-6)
 
 
-@pytest.mark.parametrize("microbatch_size", [2, 4])
-def test_padding_anywhere_is_handled(microbatch_size, clipped, looped, assert_same) -> None:
+@pytest.mark.parametrize(("microbatch_size", "lanes"), [(2, 1), (4, 1), (4, 2)])
+def test_padding_anywhere_is_handled(microbatch_size, lanes, clipped, looped, assert_same) -> None:
     # Catches: a loop that counts examples and takes it for granted that they come first.
     units = batch(8)
+    sizes = {"microbatch_size": microbatch_size, "lanes": lanes}
     for used in ({2, 6}, {7}, {0, 1, 5}, {3, 4}):
         is_padding = jnp.asarray([slot not in used for slot in range(8)])
-        actual = clipped(
-            VMAP, LOSS, PARAMS, units, is_padding, RULE, microbatch_size=microbatch_size
-        )
+        actual = clipped(VMAP, LOSS, PARAMS, units, is_padding, RULE, **sizes)
         assert_same(actual, looped(LOSS, PARAMS, units, is_padding, RULE), 2e-6)
 
 
@@ -86,18 +85,21 @@ def assert_adds_what(with_bad: ClippedSum, without: ClippedSum, others: np.ndarr
     np.testing.assert_array_equal(with_bad.losses[others], without.losses[others])
 
 
+@pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("bad", [NAN, STEEP, LOST], ids=["NaN", "steep", "lost"])
 @pytest.mark.parametrize("rows", [(1,), (0, 1), (4, 5, 7), (0, 3, 4, 7)], ids=str)
 def test_an_example_that_is_not_finite_contributes_exactly_zero(
-    rows, bad, clipped, looped, assert_same
+    rows, bad, lanes, clipped, looped, assert_same
 ) -> None:
-    # Catches: a mask that multiplies (0 · NaN), a whole microbatch that is dropped with one.
+    # Catches: a mask that multiplies (0 · NaN), a whole microbatch that is dropped with one, a
+    # lane that is added although the microbatch is run again for the sake of another.
     is_padding = jnp.arange(8) == 2
     is_bad = np.isin(np.arange(8), rows)
     units = batch(8).at[np.asarray(rows), 2].set(bad)
 
     def clip(units: jax.Array, is_padding: jax.Array) -> ClippedSum:
-        return clipped(VMAP, LOSS, PARAMS, units, is_padding, RULE, microbatch_size=4)
+        sizes = {"microbatch_size": 4, "lanes": lanes}
+        return clipped(VMAP, LOSS, PARAMS, units, is_padding, RULE, **sizes)
 
     actual = clip(units, is_padding)
     assert_adds_what(actual, clip(units, is_padding | is_bad), ~is_bad)
@@ -186,6 +188,8 @@ def test_microbatches_of_padding_are_skipped_in_one_compilation() -> None:
     assert clip._cache_size() == 1  # type: ignore[attr-defined]
 
 
-def test_slots_must_be_whole_microbatches() -> None:
+def test_slots_must_be_whole_microbatches_and_these_whole_lanes() -> None:
     with pytest.raises(ValueError, match="multiple"):
         microbatched(counting([]), batch(5), jnp.zeros(5, bool), microbatch_size=2)
+    with pytest.raises(ValueError, match="lanes, found 2"):
+        microbatched(counting([]), batch(6), jnp.zeros(6, bool), microbatch_size=3, lanes=2)

@@ -219,6 +219,16 @@ def test_a_chunked_loss_changes_nothing(name, clipped, looped, assert_same, monk
     assert_same(actual, expected, TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("name", ["ghost-gram", "bookkeeping-gram", "bookkeeping-direct"])
+def test_lanes_change_nothing(name, clipped, looped, assert_same) -> None:
+    # Catches: sums of the lanes that cannot be added up in the form they come about in.
+    model = dataclasses.replace(TINY, num_layers=1)
+    batch, params, rule = batch_with_padding(model), random_params(model, 0), ClipRule(1.0, False)
+    loss, sizes = loss_of(model), {"microbatch_size": 4, "lanes": 2}
+    actual = clipped(STRATEGIES[name], loss, params, *batch, rule, **sizes)
+    assert_same(actual, looped(loss, params, *batch, rule), TOLERANCE["float32"])
+
+
 def batch_with_padding(model: ModelConfig, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(seed)
     units = generator.integers(0, model.vocab_size, (SLOTS, model.seq_len + 1), dtype=np.int32)

@@ -40,11 +40,11 @@ def limited_to(num_bytes: float) -> ClippingConfig:
     ("model", "size"),
     [
         (SHAPES["tiny"].model, 16),
-        (SHAPES["small"].model, 4),
+        (SHAPES["small"].model, 8),
         (SHAPES["wide"].model, 16),
         (ladder(32, 64), 32),  # quickstart's
         (ladder(96, 192), 16),  # a narrow model
-        (ladder(128, 192), 8),
+        (ladder(128, 192), 16),
         (ladder(512, 512), 2),  # a wide model
         (ladder(128, 64, vocab_size=65536), 8),  # logits
         (ladder(32, 16), 64),  # examples
@@ -85,7 +85,7 @@ def test_ghost_is_taken_where_bookkeeping_does_not_fit() -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "size"),
-    [(16, 4), (15, 1), (17, 2), (18, 2), (20, 4), (31, 4), (62, 4), (3, 1)],
+    [(16, 8), (15, 1), (17, 2), (18, 2), (20, 4), (31, 8), (62, 8), (3, 1)],
 )
 def test_little_of_a_batch_is_padding(batch_size: int, size: int) -> None:
     # Catches: a microbatch that pads more than a sixteenth of the batch.
@@ -94,7 +94,7 @@ def test_little_of_a_batch_is_padding(batch_size: int, size: int) -> None:
 
 
 def test_devices_share_a_microbatch() -> None:
-    assert settled_clipping(SMALL, OPEN, num_shards=6).microbatch_size == 24
+    assert settled_clipping(SMALL, OPEN, num_shards=6).microbatch_size == 48
     given = ClippingConfig(microbatch_size=12)
     assert settled_clipping(SMALL, given, num_shards=4).microbatch_size == 12
     with pytest.raises(InputError, match=r"a multiple of the 8 devices .* found 12"):

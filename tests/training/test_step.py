@@ -9,15 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpscale.config import ClippingConfig, ModelConfig, OptimizerConfig, RunConfig
+from dpscale.config import ClippingConfig, MeshConfig, ModelConfig, OptimizerConfig, RunConfig
 from dpscale.data.units import open_units
 from dpscale.model.decoder import per_example_loss
 from dpscale.privacy.mechanism import NoisyMean
 from dpscale.privacy.noise import gaussian_noise, noise_key
 from dpscale.sizes import ladder_shape
 from dpscale.training import loop
+from dpscale.training import step as step_module
 from dpscale.training.batches import batch_source
 from dpscale.training.optimizer import make_schedule
+from dpscale.training.placement import Placement
 from dpscale.training.run_folder import StartedRun
 from dpscale.training.step import StepSettings, TrainState, init_state, make_train_step
 
@@ -124,6 +126,23 @@ def test_microbatch_size_does_not_change_the_step(microbatch_size: int) -> None:
     base = run(chosen, data).params
     other = run(chosen, data, microbatch_size=microbatch_size).params
     assert_same(other, base, rtol=1e-4, atol=3e-6)
+
+
+def test_lanes_do_not_change_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, data = settings(noise_std=0.05), batches(2)
+    base = run(chosen, data).params
+    monkeypatch.setattr(step_module, "num_lanes", lambda model, num_examples: 2)
+    assert_same(run(chosen, data).params, base, rtol=1e-4, atol=3e-6)
+
+
+@pytest.mark.parametrize("is_placed", [False, True])
+def test_one_device_computes_in_lanes(is_placed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Catches: lanes that a run, which always has a mesh, never gets.
+    asked: list[int] = []
+    monkeypatch.setattr(step_module, "num_lanes", lambda model, size: asked.append(size) or 1)
+    placement = Placement.of(MeshConfig(), MODEL) if is_placed else None
+    make_train_step(MODEL, OPTIMIZER, ClippingConfig(microbatch_size=4), placement)
+    assert asked == [4]
 
 
 def test_noise_is_added_once_a_logical_batch_and_is_new_each_step() -> None:
