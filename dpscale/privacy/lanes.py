@@ -15,8 +15,8 @@ from dpscale.ops.stack import UNROLLED_LAYERS
 
 _CPU_LANES = 2
 _LEAST_LANE_TOKENS = 512
-"""Two lanes of 1,024 tokens took 0.92 to 0.96 of the time of one on every shape that was tried, of 512
-tokens 0.94 to 1.06, of fewer 0.9 to 1.2 (`analysis/lanes.py`, 2-core x86 CPU)."""
+"""Two lanes of 1,024 tokens took 0.91 to 0.96 of the time of one, on every shape that was tried; of
+512 tokens 0.94 to 1.06, of fewer 0.8 to 1.1 (`analysis/lanes.py`, 2-core x86 CPU)."""
 
 
 def num_lanes(model: ModelConfig, num_examples: int, platform: str | None = None) -> int:
