@@ -24,7 +24,7 @@ from dpscale.ops.unembed import vocab_chunk
 from dpscale.privacy.clipping import ClippedSum, ClipRule
 from dpscale.privacy.lanes import in_lanes, num_lanes
 from dpscale.privacy.microbatches import microbatched
-from dpscale.privacy.strategies import Strategy
+from dpscale.privacy.strategies import Strategy, sum_of
 from dpscale.training.step import tapped_loss
 
 T = TypeVar("T")
@@ -78,12 +78,12 @@ def non_private_gradient(
             tokens = lax.dynamic_slice_in_dim(tokens_BxS1, start, microbatch_size)
             is_padding = lax.dynamic_slice_in_dim(is_padding_B, start, microbatch_size)
 
-            def summed_loss(params: Any) -> jax.Array:
+            def summed_loss(params: Any) -> Any:
                 losses = [
                     jnp.sum(per_example_loss(model, params, lane) * ~is_padding)
                     for lane, is_padding in in_lanes(tokens, is_padding, lanes)
                 ]
-                return jnp.sum(jnp.stack(losses))
+                return sum_of(losses)
 
             return jax.value_and_grad(summed_loss)(params)
 

@@ -72,7 +72,7 @@ def empty_records(
     kernels: Sequence[jax.Array], x_BxSxD: jax.Array
 ) -> "tuple[Columns | DenseFactors, ...]":
     """A record for each kernel, with zeros: one that they share, or each its own."""
-    joined = _joined(tuple(kernels))
+    joined = jax.eval_shape(_joined, tuple(kernels))  # only its shape is asked for
     width, columns = joined.shape
     if not shares_record(x_BxSxD.shape[-2], width, columns):
         return tuple(DenseFactors.empty(kernel, x_BxSxD) for kernel in kernels)
