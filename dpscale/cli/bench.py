@@ -228,7 +228,9 @@ def _step(
     (subject,) = subjects
     shape = subject.shape
     output.say(f"\n{shape}, {shape.num_params:,} parameters")
-    clipping = settled_clipping(shape.model, subject.clipping, batch_size=shape.batch_size)
+    clipping = settled_clipping(
+        shape.model, subject.clipping, batch_size=shape.batch_size, is_poisson=True
+    )
     report = measure_step(
         shape,
         clipping,

@@ -22,8 +22,8 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
+from dpscale.ops.barrier import barred
 from dpscale.ops.contraction import contract, contract_last, row_products, unit_roundoff, wide
 from dpscale.ops.gram import gram_cost, gram_of, gram_squares, row_lengths
 from dpscale.ops.sums import Whole
@@ -99,7 +99,7 @@ def weight_gradient(x: jax.Array, y_grad: jax.Array) -> jax.Array:
     pair = _Ordered.of(_all_tokens(x), _all_tokens(y_grad))
     product = _product_over_tokens(pair.narrow, pair.broad)
     # Without the barrier XLA merges the transpose into the product and swaps them again.
-    return _barred(product).T if pair.is_swapped else product
+    return barred(product).T if pair.is_swapped else product
 
 
 class _Ordered(NamedTuple):
@@ -134,7 +134,7 @@ def _product_over_tokens(narrow: jax.Array, broad: jax.Array) -> jax.Array:
     tokens, last = narrow.ndim - 2, narrow.ndim - 1
     along = tuple(range(tokens))
     if jax.default_backend() == "cpu" and _pays_to_turn(narrow, broad):
-        turned = _barred(narrow.swapaxes(tokens, last))
+        turned = barred(narrow.swapaxes(tokens, last))
         return contract(turned, broad, ((last,), (tokens,)), (along, along))
     return contract(narrow, broad, ((tokens,), (tokens,)), (along, along))
 
@@ -144,23 +144,17 @@ def _pays_to_turn(narrow: jax.Array, broad: jax.Array) -> bool:
 
     XLA has a library for products whose left operand is contracted over its last axis. It is
     faster by up to a quarter where a product is broad. It also goes through examples side by
-    side, which pays where each one's product is too small for two cores.
+    side, which pays where each one's product is long or too small for two cores.
     """
-    width = broad.shape[-1]
+    *_, tokens, width = broad.shape
     is_per_example = broad.ndim > 2
     is_small = width <= _SMALL and width <= 2 * narrow.shape[-1]
-    return width >= _BROAD or (is_per_example and is_small)
+    return width >= _BROAD or (is_per_example and (tokens >= _LONG or is_small))
 
 
-_BROAD, _SMALL = 1024, 256
-"""Widths from which, and up to which, turning was measured to pay (`analysis/product_forms.py`);
-between them, and with a far narrower operand, it costs as much or more."""
-
-
-def _barred(array: jax.Array) -> jax.Array:
-    """The array, written out as it is."""
-    barred: jax.Array = lax.optimization_barrier(array)  # type: ignore[no-untyped-call]
-    return barred
+_BROAD, _LONG, _SMALL = 1024, 128, 256
+"""Widths and tokens from which, and widths up to which, turning was measured to pay in gradients
+(`docs/performance.md`). At 32 tokens it cost 0.02 between the widths."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["x_BxSxD", "y_grad_BxSxP"], meta_fields=[])
@@ -281,7 +275,7 @@ class DenseGradients:
         """float32[B, P, T]: some rows of each example's gradient, as columns."""
         if self.is_turned:
             # Without the barrier XLA on CPU may walk down the columns, far apart in memory.
-            return _barred(jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, None, :], axis=2))
+            return barred(jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, None, :], axis=2))
         picked_BxTxP = jnp.take_along_axis(self.grad_BxNxW, index_BxT[:, :, None], axis=1)
         return picked_BxTxP.swapaxes(1, 2)
 

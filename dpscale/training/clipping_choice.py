@@ -34,8 +34,9 @@ CPU_LOGITS = 2**25
 MOST_TOKENS = 2**16
 """Tokens of a microbatch on an accelerator, at most: far beyond what keeps it busy."""
 
-_MOST_PADDING = 1 / 16
-"""Share of a batch that may be padding of its last microbatch."""
+_MOST_PADDING, _MOST_POISSON_PADDING = 1 / 16, 1 / 8
+"""Share of a batch that may be padding of its last microbatch; of a Poisson batch, on average.
+There no size is without it, and one so small that it has little is slow (`dpscale bench step`)."""
 
 _STATES = 6
 """Copies of the parameters beside a microbatch: themselves, Adam's two, sum, noise, update."""
@@ -46,6 +47,7 @@ def settled_clipping(
     clipping: ClippingConfig,
     *,
     batch_size: int | None = None,
+    is_poisson: bool = False,
     num_shards: int = 1,
 ) -> ClippingConfig:
     """The config with nothing left open.
@@ -54,7 +56,8 @@ def settled_clipping(
       model: The shape that is trained.
       clipping: What was asked for.
       batch_size: Expected or physical batch size, of which the microbatch should be a divisor,
-        or nearly.
+        or nearly; of one that varies, at most a quarter.
+      is_poisson: Whether it varies.
       num_shards: Devices that a microbatch is divided over; `memory_limit_gib` is for each.
 
     Raises:
@@ -69,8 +72,10 @@ def settled_clipping(
     size = clipping.microbatch_size
     if size is None:
         size = _microbatch_size(model, limit / example_bytes(model, strategy, clipping), clipping)
-        while batch_size is not None and size > 1 and _pads(batch_size, size * num_shards):
-            size //= 2
+        if batch_size is not None:
+            pads = _pads_on_average if is_poisson else _pads
+            while size > 1 and pads(batch_size, size * num_shards):
+                size //= 2
         size *= num_shards
     elif size % num_shards:
         raise InputError(
@@ -83,6 +88,11 @@ def settled_clipping(
 
 def _pads(batch_size: int, microbatch_size: int) -> bool:
     return -batch_size % microbatch_size > _MOST_PADDING * batch_size
+
+
+def _pads_on_average(batch_size: int, microbatch_size: int) -> bool:
+    """How full the last microbatch of a Poisson batch is is chance: by half, on average."""
+    return microbatch_size / 2 > _MOST_POISSON_PADDING * batch_size
 
 
 def strategy_of(clipping: ClippingConfig) -> Strategy:

@@ -166,7 +166,11 @@ def _with_settled_clipping(config: RunConfig, num_shards: int) -> RunConfig:
         assert config.law_fitting is not None
         batch_size = config.law_fitting.physical_batch_size
     clipping = settled_clipping(
-        config.model, config.clipping, batch_size=batch_size, num_shards=num_shards
+        config.model,
+        config.clipping,
+        batch_size=batch_size,
+        is_poisson=config.private is not None,
+        num_shards=num_shards,
     )
     return dataclasses.replace(config, clipping=clipping)
 

@@ -30,9 +30,12 @@ def plain(table, hidden, targets, cap):
 
 
 @pytest.mark.parametrize("cap", [None, 1.5])
-@pytest.mark.parametrize("chunk_len", [1, 3, 4])
+@pytest.mark.parametrize("chunk_len", [1, 3, 4, VOCAB])
 def test_chunks_change_neither_value_nor_gradient(chunk_len, cap):
-    """Catches a lost or doubled position at the seams, where the last chunk is not full too."""
+    """Catches a lost or doubled position at the seams, where the last chunk is not full too.
+
+    The last length is all at once, where it catches a cap that is lost from value or derivative.
+    """
     table, hidden, targets = problem(num_examples=2, seq_len=7)
 
     def weighted(loss):

@@ -93,6 +93,17 @@ def test_little_of_a_batch_is_padding(batch_size: int, size: int) -> None:
     assert settled.microbatch_size == size
 
 
+@pytest.mark.parametrize(
+    ("batch_size", "size"), [(16, 4), (15, 2), (17, 4), (31, 4), (32, 8), (1000, 8), (3, 1)]
+)
+def test_a_poisson_batch_pads_little_on_average_and_needs_no_divisor(
+    batch_size: int, size: int
+) -> None:
+    # Catches: an expected batch size of 15 or 17 taken for the size of each batch.
+    settled = settled_clipping(SMALL, OPEN, batch_size=batch_size, is_poisson=True)
+    assert settled.microbatch_size == size
+
+
 def test_devices_share_a_microbatch() -> None:
     assert settled_clipping(SMALL, OPEN, num_shards=6).microbatch_size == 48
     given = ClippingConfig(microbatch_size=12)
