@@ -36,6 +36,8 @@ class StepReport:
       private_seconds: Median over rounds; the others alike.
       time_ratio: Of whole steps, within rounds.
       time_ratio_per_example: The same, each step's time divided by its number of examples.
+      time_ratio_in_all: Of the time of all rounds, which is what a run pays. A step's time is that
+        of a whole number of microbatches, of which a median takes the more frequent one.
       drawn: How many examples each round's Poisson batch held.
       slots: Rows of a batch, padding included; microbatches of padding alone are skipped.
       gradient_seconds: Of the clipped sum, compiled by itself, on the same batches.
@@ -51,6 +53,7 @@ class StepReport:
     non_private_seconds: float
     time_ratio: Ratio
     time_ratio_per_example: Ratio
+    time_ratio_in_all: float
     drawn: Sequence[int]
     slots: int
     gradient_seconds: float
@@ -136,6 +139,7 @@ def measure_step(
             [time / max(1, size) for time, size in zip(seconds[_PRIVATE], drawn, strict=True)],
             [time / shape.batch_size for time in seconds[rival]],
         ),
+        time_ratio_in_all=sum(seconds[_PRIVATE]) / sum(seconds[rival]),
         drawn=drawn,
         slots=draws.slots,
         gradient_seconds=statistics.median(seconds[_GRADIENT]),

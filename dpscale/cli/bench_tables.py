@@ -73,6 +73,7 @@ def print_step(report: "StepReport", output: Output) -> None:
     output.say(
         f"time ratio        {report.time_ratio}, median [quartiles] of {report.rounds} rounds"
     )
+    output.say(f"all rounds        {report.time_ratio_in_all:.3f}, by the sum of their times")
     output.say(f"for each example  {report.time_ratio_per_example}")
     parts = ", ".join(f"{part} {100 * share:.1f} %" for part, share in shares.items())
     output.say(f"of the private step, each part compiled by itself: {parts}")

@@ -119,6 +119,10 @@ def test_a_minuscule_step_is_measured(minuscule: Shape, stopwatch: Stopwatch) ->
     answer = report.to_dict()
     assert answer["mean_drawn"] == sum(report.drawn) / 2
     assert answer["time_ratio"]["median"] == report.time_ratio.median
+    # The ratio of the sums is a mean of the two rounds' ratios, which the quartiles give.
+    beyond = (report.time_ratio.q75 - report.time_ratio.q25) / 2
+    least, most = report.time_ratio.q25 - beyond, report.time_ratio.q75 + beyond
+    assert least * 0.999 <= report.time_ratio_in_all <= most * 1.001
 
 
 def test_the_ratio_for_each_example_takes_the_size_of_the_draw_into_account() -> None:
@@ -132,6 +136,7 @@ def test_the_ratio_for_each_example_takes_the_size_of_the_draw_into_account() ->
         non_private_seconds=2.0,
         time_ratio=ratio,
         time_ratio_per_example=ratio,
+        time_ratio_in_all=1.0,
         drawn=[3, 7],
         slots=8,
         gradient_seconds=3.0,

@@ -208,6 +208,27 @@ def test_noise_and_cap_are_settled_at_the_first_start(
     assert again.run_id == first.run_id == open_config.run_id
 
 
+@pytest.mark.parametrize(
+    ("purpose", "batch_size", "size"),
+    [
+        ("private", "private.expected_batch_size", 4),
+        ("law_fitting", "law_fitting.physical_batch_size", 16),
+    ],
+)
+def test_a_microbatch_is_settled_for_batches_that_vary_or_do_not(
+    configs: dict[str, RunConfig],
+    manifest: Manifest,
+    tmp_path: Path,
+    purpose: str,
+    batch_size: str,
+    size: int,
+) -> None:
+    # Catches: a Poisson batch taken for one of a fixed size, half of whose slots would be padding.
+    open_config = changed(configs[purpose], "clipping.microbatch_size", None)
+    run = start_or_resume(changed(open_config, batch_size, 16), tmp_path, manifest)
+    assert run.config.clipping.microbatch_size == size
+
+
 def test_a_private_run_that_would_miss_its_target_starts_nothing(
     configs: dict[str, RunConfig], manifest: Manifest, tmp_path: Path
 ) -> None:
