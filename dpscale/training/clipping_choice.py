@@ -7,6 +7,7 @@ measures what this module only estimates.
 """
 
 import dataclasses
+import math
 import os
 
 import jax
@@ -55,8 +56,8 @@ def settled_clipping(
     Args:
       model: The shape that is trained.
       clipping: What was asked for.
-      batch_size: Expected or physical batch size, of which the microbatch should be a divisor,
-        or nearly; of one that varies, at most a quarter.
+      batch_size: Expected or physical batch size. The microbatch divides it, or nearly; where
+        it varies, it is a power of two and at most a quarter of it.
       is_poisson: Whether it varies.
       num_shards: Devices that a microbatch is divided over; `memory_limit_gib` is for each.
 
@@ -71,12 +72,8 @@ def settled_clipping(
         strategy = "bookkeeping" if fits else "ghost"
     size = clipping.microbatch_size
     if size is None:
-        size = _microbatch_size(model, limit / example_bytes(model, strategy, clipping), clipping)
-        if batch_size is not None:
-            pads = _pads_on_average if is_poisson else _pads
-            while size > 1 and pads(batch_size, size * num_shards):
-                size //= 2
-        size *= num_shards
+        most = _most_examples(model, limit / example_bytes(model, strategy, clipping))
+        size = num_shards * _microbatch_size(most, batch_size, is_poisson, num_shards)
     elif size % num_shards:
         raise InputError(
             "clipping.microbatch_size",
@@ -86,13 +83,25 @@ def settled_clipping(
     return dataclasses.replace(clipping, strategy=strategy, microbatch_size=size)
 
 
+def _microbatch_size(most: int, batch_size: int | None, is_poisson: bool, num_shards: int) -> int:
+    """Examples of a microbatch on each device, at most `most`."""
+    if batch_size is not None and not is_poisson:
+        sizes = range(1, min(most, math.ceil(batch_size / num_shards)) + 1)
+        little = [size for size in sizes if not _pads(batch_size, size * num_shards)]
+        return max(little, key=_worth, default=1)
+    if batch_size is not None:
+        # How full the last microbatch is is chance: by half, on average.
+        most = min(most, int(2 * _MOST_POISSON_PADDING * batch_size / num_shards))
+    return 1 << max(0, most.bit_length() - 1)
+
+
+def _worth(microbatch_size: int) -> float:
+    """An odd one cannot be computed in two lanes (`privacy.lanes`)."""
+    return microbatch_size / (1 + microbatch_size % 2)
+
+
 def _pads(batch_size: int, microbatch_size: int) -> bool:
     return -batch_size % microbatch_size > _MOST_PADDING * batch_size
-
-
-def _pads_on_average(batch_size: int, microbatch_size: int) -> bool:
-    """How full the last microbatch of a Poisson batch is is chance: by half, on average."""
-    return microbatch_size / 2 > _MOST_POISSON_PADDING * batch_size
 
 
 def strategy_of(clipping: ClippingConfig) -> Strategy:
@@ -152,16 +161,15 @@ def products(model: ModelConfig, platform: str | None = None) -> list[tuple[int,
     return [*layer * model.num_layers, (d, model.vocab_size)]
 
 
-def _microbatch_size(model: ModelConfig, most: float, clipping: ClippingConfig) -> int:
-    """The largest power of two within all limits, at least 1."""
+def _most_examples(model: ModelConfig, most: float) -> int:
+    """How many examples of a microbatch fit all limits, at least 1; `most` is memory's."""
     if jax.default_backend() == "cpu":
         most = min(most, CPU_EXAMPLES)
         for_caches = min(max(CPU_ACTIVATIONS / model.width, LEAST_CPU_TOKENS), MOST_CPU_TOKENS)
         tokens = min(for_caches, CPU_LOGITS / model.vocab_size)
     else:
         tokens = MOST_TOKENS
-    most = min(most, tokens / model.seq_len)
-    return 1 << max(0, int(most).bit_length() - 1)
+    return max(1, int(min(most, tokens / model.seq_len)))
 
 
 def _memory_limit(model: ModelConfig, clipping: ClippingConfig) -> float:

@@ -85,12 +85,21 @@ def test_ghost_is_taken_where_bookkeeping_does_not_fit() -> None:
 
 @pytest.mark.parametrize(
     ("batch_size", "size"),
-    [(16, 8), (15, 1), (17, 2), (18, 2), (20, 4), (31, 8), (62, 8), (3, 1)],
+    [(16, 8), (15, 5), (17, 6), (18, 6), (20, 4), (31, 8), (62, 8), (10, 5), (3, 3), (1, 1)],
 )
 def test_little_of_a_batch_is_padding(batch_size: int, size: int) -> None:
-    # Catches: a microbatch that pads more than a sixteenth of the batch.
+    # Catches: a microbatch that pads more than a sixteenth of the batch, an odd one without need.
     settled = settled_clipping(SMALL, OPEN, batch_size=batch_size)
     assert settled.microbatch_size == size
+
+
+def test_a_microbatch_holds_a_batch_that_fits_and_no_more() -> None:
+    model = dataclasses.replace(SMALL, seq_len=16)
+    for batch_size in (12, 32):
+        settled = settled_clipping(model, OPEN, batch_size=batch_size)
+        assert settled.microbatch_size == batch_size
+    settled = settled_clipping(model, OPEN, batch_size=36, num_shards=3)
+    assert settled.microbatch_size == 36
 
 
 @pytest.mark.parametrize(
