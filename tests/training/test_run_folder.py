@@ -212,7 +212,7 @@ def test_noise_and_cap_are_settled_at_the_first_start(
     ("purpose", "batch_size", "size"),
     [
         ("private", "private.expected_batch_size", 4),
-        ("law_fitting", "law_fitting.physical_batch_size", 16),
+        ("law-fitting", "law_fitting.physical_batch_size", 16),
     ],
 )
 def test_a_microbatch_is_settled_for_batches_that_vary_or_do_not(
