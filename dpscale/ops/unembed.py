@@ -117,8 +117,8 @@ def _nats_forward(
     hidden_ZxD = hidden_BxSxD.reshape(-1, hidden_BxSxD.shape[-1])
     bounded_ZxV, scale = _bounded(unembed(table_VxD, hidden_ZxD), logit_softcap)
     most_Z = jnp.max(bounded_ZxV, axis=1)
-    shares_ZxV = jnp.exp(scale * (bounded_ZxV - most_Z[:, None]))
-    log_sum_Z = scale * most_Z + jnp.log(jnp.sum(shares_ZxV, axis=1))
+    to_most_ZxV = jnp.exp(scale * (bounded_ZxV - most_Z[:, None]))
+    log_sum_Z = scale * most_Z + jnp.log(jnp.sum(to_most_ZxV, axis=1))
     picked_Zx1 = jnp.take_along_axis(
         bounded_ZxV,
         targets_BxS.reshape(-1, 1),

@@ -85,13 +85,18 @@ def settled_clipping(
 
 def _microbatch_size(most: int, batch_size: int | None, is_poisson: bool, num_shards: int) -> int:
     """Examples of a microbatch on each device, at most `most`."""
-    if batch_size is not None and not is_poisson:
-        sizes = range(1, min(most, math.ceil(batch_size / num_shards)) + 1)
-        little = [size for size in sizes if not _pads(batch_size, size * num_shards)]
-        return max(little, key=_worth, default=1)
-    if batch_size is not None:
+    if batch_size is None:
+        return _power_of_two(most)
+    if is_poisson:
         # How full the last microbatch is is chance: by half, on average.
-        most = min(most, int(2 * _MOST_POISSON_PADDING * batch_size / num_shards))
+        return _power_of_two(min(most, int(2 * _MOST_POISSON_PADDING * batch_size / num_shards)))
+    sizes = range(1, min(most, math.ceil(batch_size / num_shards)) + 1)
+    little = [size for size in sizes if not _pads(batch_size, size * num_shards)]
+    return max(little, key=_worth, default=1)
+
+
+def _power_of_two(most: int) -> int:
+    """The largest one, at least 1."""
     return 1 << max(0, most.bit_length() - 1)
 
 
