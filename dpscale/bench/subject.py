@@ -18,7 +18,8 @@ _OPTIMIZER = OptimizerConfig(learning_rate=1e-3)
 class Subject:
     """A shape with its settings.
 
-    `truncated_batch_size` is the cap of a Poisson batch where a config gives one.
+    `is_poisson` says whether the batch size varies from step to step, the shape's being what is
+    expected of it; `truncated_batch_size` is its cap where a config gives one.
     """
 
     shape: Shape
@@ -26,6 +27,7 @@ class Subject:
     optimizer: OptimizerConfig
     truncated_batch_size: int | None = None
     is_batch_asked_for: bool = False
+    is_poisson: bool = False
 
     @classmethod
     def of_shape(cls, shape: Shape, batch_size: int | None = None) -> "Subject":
@@ -46,7 +48,14 @@ class Subject:
         if batch_size is not None:
             size, cap = batch_size, None
         shape = Shape(name, config.model, size)
-        return cls(shape, config.clipping, config.optimizer, cap, batch_size is not None)
+        return cls(
+            shape,
+            config.clipping,
+            config.optimizer,
+            truncated_batch_size=cap,
+            is_batch_asked_for=batch_size is not None,
+            is_poisson=config.private is not None,
+        )
 
     @property
     def open_clipping(self) -> ClippingConfig:

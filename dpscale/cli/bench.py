@@ -176,21 +176,26 @@ def _clipping(
 def _measured(
     options: Options, subject: "Subject", stopwatch: "Stopwatch"
 ) -> "ClippingReport | None":
-    from dpscale.bench.candidates import all_candidates, baselines, candidate_of
+    from dpscale.bench.candidates import all_candidates, baselines, candidate_of, microbatch_sizes
     from dpscale.bench.clipping import measure_clipping
     from dpscale.bench.limits import within_limit
     from dpscale.bench.peer import peer_version
     from dpscale.bench.programs import Workbench
-    from dpscale.training.clipping_choice import settled_clipping
+    from dpscale.training.clipping_choice import most_of_poisson_batch, settled_clipping
 
     model, batch_size = subject.shape.model, subject.shape.batch_size
-    auto = candidate_of(settled_clipping(model, subject.open_clipping, batch_size=batch_size))
+    settled = settled_clipping(
+        model, subject.open_clipping, batch_size=batch_size, is_poisson=subject.is_poisson
+    )
+    auto = candidate_of(settled)
     shape = subject.for_clipping(auto.microbatch_size)
     sizes = options.microbatch_size
+    # What is measured has no padding, of which larger microbatches have more where sizes vary.
+    most = most_of_poisson_batch(batch_size) if subject.is_poisson else batch_size
     candidates = all_candidates(
         shape.batch_size,
         strategies=options.strategy,
-        sizes=sizes,
+        sizes=sizes or [size for size in microbatch_sizes(shape.batch_size) if size <= most],
         with_peer=peer_version() is not None,
     )
     rescales = subject.clipping.rescale_to_unit_norm

@@ -88,11 +88,21 @@ def _microbatch_size(most: int, batch_size: int | None, is_poisson: bool, num_sh
     if batch_size is None:
         return _power_of_two(most)
     if is_poisson:
-        # How full the last microbatch is is chance: by half, on average.
-        return _power_of_two(min(most, int(2 * _MOST_POISSON_PADDING * batch_size / num_shards)))
+        return _power_of_two(min(most, most_of_poisson_batch(batch_size) // num_shards))
     sizes = range(1, min(most, math.ceil(batch_size / num_shards)) + 1)
     little = [size for size in sizes if not _pads(batch_size, size * num_shards)]
     return max(little, key=_worth, default=1)
+
+
+def most_of_poisson_batch(expected_batch_size: int) -> int:
+    """Examples of a microbatch at most, over all devices, where the batch size varies.
+
+    How full the last microbatch is is chance: by half, on average.
+
+    >>> most_of_poisson_batch(32), most_of_poisson_batch(3)
+    (8, 1)
+    """
+    return max(1, int(2 * _MOST_POISSON_PADDING * expected_batch_size))
 
 
 def _power_of_two(most: int) -> int:

@@ -67,6 +67,8 @@ def config(*, private: bool, batch: int, cap: int | None = None) -> RunConfig:
 def test_a_config_gives_its_own_settings() -> None:
     subject = Subject.of_config(config(private=True, batch=1000, cap=1100), "a.toml")
     assert (subject.shape.batch_size, subject.truncated_batch_size) == (1000, 1100)
+    assert subject.is_poisson
+    assert not Subject.of_config(config(private=False, batch=1000), "a.toml").is_poisson
     assert subject.optimizer.learning_rate == 0.5
     opened = subject.open_clipping
     assert (opened.strategy, opened.norm_rule, opened.microbatch_size) == ("auto", "auto", None)

@@ -80,6 +80,24 @@ def test_clipping_answers_in_json_and_writes_its_choice(
     assert "compiling: bookkeeping" in printed.err
 
 
+@pytest.mark.parametrize(("is_private", "sizes"), [(True, {1, 2}), (False, {1, 2, 4, 8})])
+def test_of_a_private_batch_no_larger_microbatch_is_written_than_pays_on_average(
+    config_file: Path, capsys: pytest.CaptureFixture[str], is_private: bool, sizes: set[int]
+) -> None:
+    # Catches: a microbatch of the whole expected batch, which half of all draws do not fit.
+    text = CONFIG.replace("expected_batch_size = 5", "expected_batch_size = 8")
+    if not is_private:
+        text = text[: text.index("[private]")].replace('"private"', '"law-fitting"')
+        text += "[law_fitting]\nphysical_batch_size = 8\nnoise_batch_ratio = 0.1\n"
+    config_file.write_text(text)
+    few = ["--strategy", "vmap", "--rounds", "1", "--all", "--json"]
+    assert main(["bench", "clipping", str(config_file), *few]) == ExitCode.OK
+    answer = json.loads(capsys.readouterr().out)
+    measured = {row["microbatch_size"] for row in answer["rows"] if row["strategy"] == "vmap"}
+    assert measured == sizes
+    assert answer["auto"]["microbatch_size"] == max(sizes)
+
+
 def test_people_get_a_table_of_drawn_shapes_without_a_named_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
