@@ -19,7 +19,7 @@ from dpscale.bench.peer import peer_gradient
 from dpscale.bench.shapes import Shape, whole_microbatches
 from dpscale.config import ModelConfig
 from dpscale.model.decoder import init_params, per_example_loss
-from dpscale.ops.stack import UNROLLED_LAYERS
+from dpscale.ops.stack import is_unrolled
 from dpscale.ops.unembed import vocab_chunk
 from dpscale.privacy.clipping import ClippedSum, ClipRule
 from dpscale.privacy.lanes import in_lanes, num_lanes
@@ -217,7 +217,7 @@ class Lowered:
         size, slots = self.candidate.microbatch_size, self.arguments[1].shape[0]
         lane_size = size // num_lanes(self.model, size)
         is_chunked = vocab_chunk(lane_size * self.model.seq_len, self.model.vocab_size) is not None
-        has_other_loops = self.model.num_layers > UNROLLED_LAYERS or is_chunked
+        has_other_loops = not is_unrolled(self.model.num_layers) or is_chunked
         costs = compiled.cost_analysis()
         if has_other_loops or self.candidate.strategy == PEER or not costs or "flops" not in costs:
             return None

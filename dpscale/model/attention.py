@@ -13,7 +13,7 @@ from dpscale.model.past import Past
 from dpscale.model.rotary import rotate
 from dpscale.model.weights import Dense, side_by_side
 from dpscale.ops.contraction import PRECISION, wide
-from dpscale.ops.unembed import soft_cap
+from dpscale.ops.soft_cap import soft_cap
 
 
 class Attention(nn.Module):

@@ -26,7 +26,7 @@ from dpscale.config import ModelConfig
 from dpscale.model.attention import Attention
 from dpscale.model.past import Past
 from dpscale.model.weights import TAPS, Dense, RMSNorm, TiedEmbedding, side_by_side
-from dpscale.ops.stack import UNROLLED_LAYERS
+from dpscale.ops.stack import is_unrolled
 
 Params = dict[str, Any]
 """A nested dict of float32 arrays, laid out as the module docstring says."""
@@ -153,13 +153,13 @@ class Decoder(nn.Module):
             model.final_logit_softcap,
         )
         stack = nn.scan(
-            nn.remat(Block, prevent_cse=model.num_layers <= UNROLLED_LAYERS)
+            nn.remat(Block, prevent_cse=is_unrolled(model.num_layers))
             if model.rematerialize
             else Block,
             variable_axes={"params": 0, TAPS: 0},
             split_rngs={"params": True},
             length=model.num_layers,
-            unroll=model.num_layers if model.num_layers <= UNROLLED_LAYERS else 1,
+            unroll=model.num_layers if is_unrolled(model.num_layers) else 1,
         )
         self.layers = stack(model)
         self.final_norm = RMSNorm(model.norm_eps)

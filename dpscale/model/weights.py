@@ -32,9 +32,10 @@ from dpscale.ops.dense import DenseFactors, dense
 from dpscale.ops.embed import EmbedFactors, embed
 from dpscale.ops.scale import ScaleGradients, scale
 from dpscale.ops.side_by_side import dense_side_by_side, empty_records, pays_as_one
+from dpscale.ops.soft_cap import soft_cap
 from dpscale.ops.table import TableRecord, output_record
 from dpscale.ops.taps import Tap
-from dpscale.ops.unembed import cross_entropy, soft_cap, unembed, vocab_chunk
+from dpscale.ops.unembed import cross_entropy, unembed, vocab_chunk
 
 TAPS = "taps"
 """The collection of variables that taps are announced and given in."""

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from dpscale.ops.contraction import contract_last
 from dpscale.ops.dense import DenseFactors, dense, product_gradient, takes_gram
-from dpscale.ops.stack import UNROLLED_LAYERS
+from dpscale.ops.stack import is_unrolled
 from dpscale.ops.sums import Sum
 from dpscale.ops.taps import NormRule, Squares, Tap, Weighting, as_cotangent
 
@@ -48,8 +48,8 @@ def pays_as_one(num_layers: int, num_tokens: int, platform: str | None = None) -
     >>> pays_as_one(4, 1024, "cpu"), pays_as_one(4, 1024, "gpu"), pays_as_one(4, 1, "cpu")
     (True, False, False)
     """
-    is_unrolled, is_long = num_layers <= UNROLLED_LAYERS, num_tokens >= _MANY_TOKENS
-    return (platform or jax.default_backend()) == "cpu" and is_unrolled and is_long
+    is_cpu = (platform or jax.default_backend()) == "cpu"
+    return is_cpu and is_unrolled(num_layers) and num_tokens >= _MANY_TOKENS
 
 
 def shares_record(seq_len: int, width: int, columns: int, platform: str | None = None) -> bool:

@@ -18,6 +18,11 @@ unrolled, for about 0.2 s more compilation a layer; in a loop it does not grow w
 Result = TypeVar("Result")
 
 
+def is_unrolled(num_layers: int) -> bool:
+    """Whether a stack of so many layers is compiled layer by layer."""
+    return num_layers <= UNROLLED_LAYERS
+
+
 def map_layers(visit: Callable[[Any], Result], stacked: Any) -> Result:
     """What `visit` gives for each layer, stacked again.
 
@@ -26,7 +31,7 @@ def map_layers(visit: Callable[[Any], Result], stacked: Any) -> Result:
       stacked: The same pytree with arrays [L, ...].
     """
     num_layers = jax.tree.leaves(stacked)[0].shape[0]
-    if num_layers > UNROLLED_LAYERS:
+    if not is_unrolled(num_layers):
         in_loop: Result = jax.lax.map(visit, stacked)
         return in_loop
     layers = [visit(jax.tree.map(lambda leaf, i=i: leaf[i], stacked)) for i in range(num_layers)]

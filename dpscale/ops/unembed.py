@@ -41,11 +41,6 @@ def unembed(table_VxD: jax.Array, hidden: jax.Array) -> jax.Array:
     return contract_last(hidden, table_VxD.astype(hidden.dtype), 1, dtype=wide(hidden.dtype))
 
 
-def soft_cap(x: jax.Array, cap: float | None) -> jax.Array:
-    """`cap · tanh(x / cap)`: a smooth bound on logits or attention scores; None leaves them."""
-    return x if cap is None else cap * jnp.tanh(x / cap)
-
-
 def cross_entropy(
     table_VxD: jax.Array,
     hidden_BxSxD: jax.Array,
@@ -64,7 +59,7 @@ def cross_entropy(
       table_VxD: float32[V, D] weights.
       hidden_BxSxD: Hidden states in the compute dtype.
       targets_BxS: int32[B, S] tokens to predict.
-      logit_softcap: Cap of the logits (`soft_cap`), or None.
+      logit_softcap: Cap of the logits (`soft_cap.soft_cap`), or None.
       max_logits: At most about so many logits exist at once; more are chunked over the
         vocabulary. It changes memory and time, never the result (but for rounding).
       tap: What the backward pass does about the table (`taps`).

@@ -15,6 +15,7 @@ from jax import lax
 
 from dpscale.ops.contraction import contract_last, wide
 from dpscale.ops.dense import weight_gradient
+from dpscale.ops.soft_cap import soft_cap
 from dpscale.ops.varying import varying_with
 
 Carry = TypeVar("Carry")
@@ -32,7 +33,7 @@ class Chunk:
         """float32[B, S, C], after the soft cap."""
         dtype = hidden_BxSxD.dtype
         logits = contract_last(hidden_BxSxD, self.rows_CxD.astype(dtype), 1, dtype=wide(dtype))
-        return logits if logit_softcap is None else logit_softcap * jnp.tanh(logits / logit_softcap)
+        return soft_cap(logits, logit_softcap)
 
     def hidden_gradient(self, grad_BxSxC: jax.Array) -> jax.Array:
         """float32[B, S, D]: the share of these logits in the gradient of the hidden states."""

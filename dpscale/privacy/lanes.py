@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dpscale.config import ModelConfig
-from dpscale.ops.stack import UNROLLED_LAYERS
+from dpscale.ops.stack import is_unrolled
 
 _CPU_LANES = 2
 _LEAST_LANE_TOKENS = 512
@@ -30,9 +30,9 @@ def num_lanes(model: ModelConfig, num_examples: int, platform: str | None = None
       platform: "cpu", "gpu" or "tpu"; absent: the one that JAX runs on.
     """
     is_cpu = (platform or jax.default_backend()) == "cpu"
-    is_unrolled, is_even = model.num_layers <= UNROLLED_LAYERS, num_examples % _CPU_LANES == 0
+    is_even = num_examples % _CPU_LANES == 0
     is_long = num_examples * model.seq_len >= _CPU_LANES * _LEAST_LANE_TOKENS
-    return _CPU_LANES if is_cpu and is_unrolled and is_even and is_long else 1
+    return _CPU_LANES if is_cpu and is_unrolled(model.num_layers) and is_even and is_long else 1
 
 
 def in_lanes(

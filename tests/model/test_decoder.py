@@ -11,6 +11,7 @@ import pytest
 from dpscale.compute import count_params
 from dpscale.config import ModelConfig
 from dpscale.model import decoder
+from dpscale.ops import stack
 from dpscale.sizes import LADDER_WIDTHS, NAMED_SHAPES, ladder_shape
 
 TINY = ModelConfig(
@@ -183,7 +184,7 @@ def test_a_scanned_stack_equals_an_unrolled_one(monkeypatch):
     params = random_params(model)
     rows = units(model, 2)
     unrolled = losses_of(model, params, rows)
-    monkeypatch.setattr(decoder, "UNROLLED_LAYERS", 0)
+    monkeypatch.setattr(stack, "UNROLLED_LAYERS", 0)
     scanned = jax.jit(lambda p: decoder.per_example_loss(model, p, rows))(params)
     np.testing.assert_allclose(scanned, unrolled, rtol=1e-6)
 

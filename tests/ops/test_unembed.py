@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpscale.ops.unembed import cross_entropy, soft_cap, unembed
+from dpscale.ops.soft_cap import soft_cap
+from dpscale.ops.unembed import cross_entropy, unembed
 
 VOCAB, WIDTH = 11, 4
 
