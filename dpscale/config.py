@@ -310,6 +310,14 @@ class RunConfig:
         _expect(self, "seed", 0 <= self.seed < 2**32, "in [0, 2^32)")
 
     @property
+    def batch_size(self) -> int:
+        """What the summed gradient is divided by: expected batch size, or the physical one."""
+        if self.private is not None:
+            return self.private.expected_batch_size
+        assert self.law_fitting is not None  # exactly one of the two is there
+        return self.law_fitting.physical_batch_size
+
+    @property
     def run_id(self) -> str:
         """A name that tells the run apart: equal for equal runs, wherever their data lies.
 

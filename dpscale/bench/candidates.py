@@ -58,17 +58,17 @@ def candidate_of(clipping: ClippingConfig) -> Candidate:
     return Candidate(clipping.strategy, rule, clipping.microbatch_size)
 
 
-def microbatch_sizes(batch_size: int) -> list[int]:
-    """Powers of two up to the batch.
+def microbatch_sizes(most_examples: int) -> list[int]:
+    """Powers of two up to so many examples.
 
     >>> microbatch_sizes(24)
     [1, 2, 4, 8, 16]
     """
-    return [2**power for power in range(batch_size.bit_length())]
+    return [2**power for power in range(most_examples.bit_length())]
 
 
 def all_candidates(
-    batch_size: int,
+    most_examples: int,
     *,
     strategies: Sequence[str] = (),
     sizes: Sequence[int] = (),
@@ -77,8 +77,9 @@ def all_candidates(
     """Every candidate.
 
     Args:
+      most_examples: Of a microbatch, where no `sizes` are given.
       strategies: The only ones to consider; none: all.
-      sizes: The only microbatch sizes to consider; none: powers of two up to the batch.
+      sizes: The only microbatch sizes to consider; none: powers of two.
       with_peer: Whether there is a peer to consider.
     """
     rules = {"ghost": ("auto", "gram", "direct"), "bookkeeping": ("auto", "gram", "direct")}
@@ -88,7 +89,7 @@ def all_candidates(
         for strategy in known
         if strategy in (strategies or known)
         for rule in rules.get(strategy, (None,))
-        for size in sizes or microbatch_sizes(batch_size)
+        for size in sizes or microbatch_sizes(most_examples)
     ]
 
 

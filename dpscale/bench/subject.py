@@ -40,14 +40,9 @@ class Subject:
     def of_config(cls, config: RunConfig, name: str, batch_size: int | None = None) -> "Subject":
         """A run's model with its expected or physical batch, unless another is asked for."""
         cap = None
-        if config.private is not None:
-            size, cap = config.private.expected_batch_size, config.private.truncated_batch_size
-        else:
-            assert config.law_fitting is not None
-            size = config.law_fitting.physical_batch_size
-        if batch_size is not None:
-            size, cap = batch_size, None
-        shape = Shape(name, config.model, size)
+        if config.private is not None and batch_size is None:
+            cap = config.private.truncated_batch_size
+        shape = Shape(name, config.model, config.batch_size if batch_size is None else batch_size)
         return cls(
             shape,
             config.clipping,

@@ -176,7 +176,7 @@ def _clipping(
 def _measured(
     options: Options, subject: "Subject", stopwatch: "Stopwatch"
 ) -> "ClippingReport | None":
-    from dpscale.bench.candidates import all_candidates, baselines, candidate_of, microbatch_sizes
+    from dpscale.bench.candidates import all_candidates, baselines, candidate_of
     from dpscale.bench.clipping import measure_clipping
     from dpscale.bench.limits import within_limit
     from dpscale.bench.peer import peer_version
@@ -193,9 +193,9 @@ def _measured(
     # What is measured has no padding, of which larger microbatches have more where sizes vary.
     most = most_of_poisson_batch(batch_size) if subject.is_poisson else batch_size
     candidates = all_candidates(
-        shape.batch_size,
+        min(most, shape.batch_size),
         strategies=options.strategy,
-        sizes=sizes or [size for size in microbatch_sizes(shape.batch_size) if size <= most],
+        sizes=sizes,
         with_peer=peer_version() is not None,
     )
     rescales = subject.clipping.rescale_to_unit_norm

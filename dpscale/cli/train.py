@@ -105,17 +105,15 @@ def _announce(config: "RunConfig", run_dir: Path, output: Output) -> None:
     from dpscale.sweep.device_hours import CPU_CORE_FLOPS_PER_SECOND
     from dpscale.training import provenance
 
-    private, law_fitting = config.private, config.law_fitting
-    batch_size = private.expected_batch_size if private else law_fitting.physical_batch_size  # type: ignore[union-attr]
     num_params = count_params(config.model).total
     flops = train_flops(
         num_params=num_params,
-        batch_size=batch_size,
+        batch_size=config.batch_size,
         iterations=config.training.iterations,
         seq_len=config.model.seq_len,
     )
     output.say(
-        f"{config.purpose} run in {run_dir}: {num_params:,} parameters, batch {batch_size}, "
+        f"{config.purpose} run in {run_dir}: {num_params:,} parameters, batch {config.batch_size}, "
         f"{config.training.iterations} iterations, {flops:.3g} FLOPs, on {provenance.device()}"
     )
     hours = flops / CPU_CORE_FLOPS_PER_SECOND / 3600

@@ -17,18 +17,10 @@ def planned_flops(config: RunConfig) -> float:
     """`train_flops` of a whole run, by the convention of `dpscale.compute`."""
     return train_flops(
         num_params=count_params(config.model).total,
-        batch_size=batch_size_of(config),
+        batch_size=config.batch_size,
         iterations=config.training.iterations,
         seq_len=config.model.seq_len,
     )
-
-
-def batch_size_of(config: RunConfig) -> int:
-    """Expected batch size of a private run, physical batch size of a law-fitting one."""
-    if config.private is not None:
-        return config.private.expected_batch_size
-    assert config.law_fitting is not None  # RunConfig has exactly one of the two
-    return config.law_fitting.physical_batch_size
 
 
 def program_of(config: RunConfig) -> RunConfig:

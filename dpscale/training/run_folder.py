@@ -45,11 +45,8 @@ class StartedRun:
 
     @property
     def batch_size(self) -> int:
-        """What the summed gradient is divided by: expected batch size, or the physical one."""
-        if self.config.law_fitting is not None:
-            return self.config.law_fitting.physical_batch_size
-        assert self.config.private is not None
-        return self.config.private.expected_batch_size
+        """See `RunConfig`."""
+        return self.config.batch_size
 
     @property
     def noise_batch_ratio(self) -> float:
@@ -160,15 +157,10 @@ def _with_saved_values(config: RunConfig, saved: dict[str, Any]) -> RunConfig:
 
 
 def _with_settled_clipping(config: RunConfig, num_shards: int) -> RunConfig:
-    if config.private is not None:
-        batch_size = config.private.expected_batch_size
-    else:
-        assert config.law_fitting is not None
-        batch_size = config.law_fitting.physical_batch_size
     clipping = settled_clipping(
         config.model,
         config.clipping,
-        batch_size=batch_size,
+        batch_size=config.batch_size,
         is_poisson=config.private is not None,
         num_shards=num_shards,
     )
