@@ -33,19 +33,38 @@ def use_one_blas_thread() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-def compile_cache_path() -> Path:
-    """Where compiled programs are kept between processes: the user's cache folder."""
-    return cache_folder() / "xla"
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
-def with_compile_cache(environment: Mapping[str, str]) -> dict[str, str]:
+def compile_cache_path(cores: int) -> Path:
+    """Where compiled programs are kept between processes: in the user's cache folder.
+
+    XLA divides a CPU's operations by the cores that the compiling process may use, and JAX's key
+    does not tell such programs apart: a private gradient that was compiled on one core took 1.05 to 1.1
+    of the time on two (`docs/performance.md`). So each number of cores has a folder.
+    """
+    return cache_folder() / "xla" / f"{cores}-cores"
+
+
+def with_compile_cache(
+    environment: Mapping[str, str], *, cores: int | None = None
+) -> dict[str, str]:
     """`environment` with JAX's persistent compilation cache on, unless it is set already.
 
     Every compilation is kept, however quick: a sweep of short runs starts many processes
     that need the same few programs.
+
+    Args:
+      environment: Of the process that is to be.
+      cores: How many that process may use; absent: as many as this one.
     """
+    cores = cores or len(available_cores())
     defaults = {
-        "JAX_COMPILATION_CACHE_DIR": str(compile_cache_path()),
+        "JAX_COMPILATION_CACHE_DIR": str(compile_cache_path(cores)),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }

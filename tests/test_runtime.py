@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 from dpscale import runtime
-from dpscale.runtime import compile_cache_path, keep_freed_memory, with_compile_cache
+from dpscale.runtime import (
+    available_cores,
+    compile_cache_path,
+    keep_freed_memory,
+    with_compile_cache,
+)
 
 glibc_only = pytest.mark.skipif(
     sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "mallopt"), reason="glibc's mallopt"
@@ -56,17 +61,30 @@ def test_the_compile_cache_is_in_the_users_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert compile_cache_path() == tmp_path / "dpscale" / "xla"
+    assert compile_cache_path(2) == tmp_path / "dpscale" / "xla" / "2-cores"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert compile_cache_path() == tmp_path / ".cache" / "dpscale" / "xla"
+    assert compile_cache_path(2) == tmp_path / ".cache" / "dpscale" / "xla" / "2-cores"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="affinity is Linux's")
+def test_what_was_compiled_on_fewer_cores_is_not_taken_on_more() -> None:
+    # XLA divides operations by the cores of the process that compiles, which JAX's key leaves out.
+    code = (
+        "from dpscale.runtime import *; print(with_compile_cache({})['JAX_COMPILATION_CACHE_DIR'])"
+    )
+    pinned = f"import os; os.sched_setaffinity(0, {available_cores()[:1]}); {code}"
+    (one,) = subprocess.check_output([sys.executable, "-c", pinned], text=True).splitlines()
+    assert one == str(compile_cache_path(1))
+    here = with_compile_cache({})["JAX_COMPILATION_CACHE_DIR"]
+    assert here == str(compile_cache_path(len(available_cores())))
 
 
 def test_short_compilations_are_kept_too() -> None:
     # JAX drops compilations under a second by default, and a sweep's small models are that.
     found = with_compile_cache({})
     assert found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "0"
-    assert found["JAX_COMPILATION_CACHE_DIR"] == str(compile_cache_path())
+    assert found["JAX_COMPILATION_CACHE_DIR"] == str(compile_cache_path(len(available_cores())))
 
 
 def test_what_the_user_set_wins_and_the_rest_is_passed_on() -> None:
@@ -147,7 +165,10 @@ def test_a_process_is_prepared_once_for_all(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "mine")
     runtime.prepare_process()
     assert called == ["allocator"]
-    assert os.environ["JAX_COMPILATION_CACHE_DIR"] == str(compile_cache_path())
+    assert (
+        os.environ["JAX_COMPILATION_CACHE_DIR"]
+        == with_compile_cache({})["JAX_COMPILATION_CACHE_DIR"]
+    )
     assert os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "mine"
 
 

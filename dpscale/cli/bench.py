@@ -1,6 +1,5 @@
 """`dpscale bench`: what clipping, and the whole private step, cost on the device at hand."""
 
-import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import tyro
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.cli.train import load_run_config
 from dpscale.errors import ExitCode, InputError
+from dpscale.runtime import available_cores
 
 if TYPE_CHECKING:
     from dpscale.bench.report import ClippingReport
@@ -135,7 +135,7 @@ def _header(options: Options) -> dict[str, Any]:
     return {
         "command": shlex.join(["dpscale", *sys.argv[1:]]),
         "device": provenance.device(),
-        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "cores": len(available_cores()),
         "versions": {**provenance.versions(), "jax-privacy": peer_version()},
         "commit": provenance.commit(),
         "seed": options.seed,

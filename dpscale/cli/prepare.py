@@ -1,6 +1,5 @@
 """`dpscale prepare`: text files to privacy units of tokens, ready for training."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +9,7 @@ from rich.progress import Progress, TaskID
 from dpscale.cli.output import CommonOptions, Output
 from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
+from dpscale.runtime import available_cores
 
 if TYPE_CHECKING:
     from dpscale.data.manifest import Manifest
@@ -91,8 +91,7 @@ def run(options: Options, output: Output) -> ExitCode:
 
 
 def _default_workers() -> int:
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(usable or 1, MAX_DEFAULT_WORKERS)
+    return min(len(available_cores()), MAX_DEFAULT_WORKERS)
 
 
 def _tell(manifest: "Manifest", out: Path, output: Output) -> None:

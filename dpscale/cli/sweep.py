@@ -17,6 +17,7 @@ from dpscale.cli.paths import BucketPath
 from dpscale.errors import ExitCode, InputError
 from dpscale.paths import is_on_bucket
 from dpscale.records import Status
+from dpscale.runtime import available_cores
 
 if TYPE_CHECKING:
     from dpscale.sweep.launchers.protocol import Launcher
@@ -177,8 +178,6 @@ def _local_launcher(options: Options, sweep: "Sweep", output: Output) -> "Launch
 
 def _local_slots(options: Options, sweep: "Sweep") -> tuple[int, int]:
     """How many runs at a time, and the cores that the largest needs."""
-    from dpscale.sweep.launchers.local import available_cores
-
     needs = [sweep.resources_of(point) for point in sweep.points]
     cores = max((need.hosts * need.cores for need in needs), default=1)
     jobs = max(1, len(available_cores()) // cores) if options.jobs is None else options.jobs

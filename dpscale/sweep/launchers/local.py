@@ -1,19 +1,12 @@
 """This machine as an engine: commands as child processes that end with this one."""
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from dpscale.runtime import available_cores
 from dpscale.sweep.launchers.gang import Gang, free_port, host_command
 from dpscale.sweep.launchers.process import ProcessSpec, start
 from dpscale.sweep.launchers.protocol import Job, Task
-
-
-def available_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
 
 
 class LocalLauncher:

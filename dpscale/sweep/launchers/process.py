@@ -117,7 +117,7 @@ def start(spec: ProcessSpec, environment: Mapping[str, str]) -> Process:
         stdout=log.file,
         stderr=subprocess.STDOUT,
         cwd=spec.working_dir,
-        env=with_compile_cache(environment),
+        env=with_compile_cache(environment, cores=len(spec.cores) or None),
         # Ctrl-C reaches the sweep alone, which then ends its runs in order.
         process_group=0,
     )

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dpscale.sweep.launchers.local import LocalLauncher, available_cores
+from dpscale.runtime import available_cores, compile_cache_path
+from dpscale.sweep.launchers.local import LocalLauncher
 from dpscale.sweep.launchers.protocol import PYTHON, Job, Resources, Task
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="pinning and leash are Linux's")
@@ -87,6 +88,15 @@ def test_commands_share_the_compile_cache_and_keep_the_users_settings(tmp_path: 
     cache, *flags = (tmp_path / "log").read_text().split()
     assert cache
     assert "--xla_mine=1" in flags
+
+
+@linux_only
+def test_a_pinned_command_has_the_compile_cache_of_its_own_cores(tmp_path: Path) -> None:
+    # Catches: programs that were compiled on one core, taken by a process that has more.
+    launcher = LocalLauncher(1, environment={"XDG_CACHE_HOME": str(tmp_path)})
+    code = "import os; print(os.environ['JAX_COMPILATION_CACHE_DIR'])"
+    wait(launch(launcher, python(code), tmp_path / "log"))
+    assert (tmp_path / "log").read_text().strip() == str(compile_cache_path(1))
 
 
 @linux_only
