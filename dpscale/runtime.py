@@ -44,8 +44,8 @@ def compile_cache_path(cores: int) -> Path:
     """Where compiled programs are kept between processes: in the user's cache folder.
 
     XLA divides a CPU's operations by the cores that the compiling process may use, and JAX's key
-    does not tell such programs apart: a private gradient that was compiled on one core took 1.05 to 1.1
-    of the time on two (`docs/performance.md`). So each number of cores has a folder.
+    does not tell such programs apart: a private gradient that was compiled on one core took 1.05
+    to 1.1 of the time on two (`docs/performance.md`). So each number of cores has a folder.
     """
     return cache_folder() / "xla" / f"{cores}-cores"
 
