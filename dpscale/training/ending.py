@@ -107,7 +107,7 @@ def _result(
         eval_loss=losses.get("eval_loss"),
         train_flops=train_flops(
             num_params=params.total,
-            batch_size=run.batch_size,
+            batch_size=config.batch_size,
             iterations=steps_taken,
             seq_len=config.model.seq_len,
         ),

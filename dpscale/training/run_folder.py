@@ -44,11 +44,6 @@ class StartedRun:
     keys: SecretKeys | None
 
     @property
-    def batch_size(self) -> int:
-        """See `RunConfig`."""
-        return self.config.batch_size
-
-    @property
     def noise_batch_ratio(self) -> float:
         """Noise on the mean gradient, in clip norms."""
         if self.config.law_fitting is not None:
