@@ -14,6 +14,7 @@ from dpscale.model.rotary import rotate
 from dpscale.model.weights import Dense, side_by_side
 from dpscale.ops.contraction import PRECISION, wide
 from dpscale.ops.soft_cap import soft_cap
+from dpscale.ops.softmax_average import softmax_average
 
 
 class Attention(nn.Module):
@@ -72,10 +73,9 @@ def attend(
     scores = jnp.einsum("bskgh,btkh->bkgst", query_BxSxKxGxh, key_BxTxKxh, precision=PRECISION)
     scale = (model.query_pre_attn_scalar or head_dim) ** -0.5
     scores_BxKxGxSxT = soft_cap(scores.astype(wide(scores.dtype)) * scale, model.attn_logit_softcap)
-    weights = jax.nn.softmax(jnp.where(visible, scores_BxKxGxSxT, -jnp.inf), axis=-1)
-    attended = jnp.einsum(
-        "bkgst,btkh->bskgh", weights.astype(value_BxTxKxh.dtype), value_BxTxKxh, precision=PRECISION
-    )
+    visible_scores = jnp.where(visible, scores_BxKxGxSxT, -jnp.inf)
+    attended_BxKxGxSxh = softmax_average(visible_scores, value_BxTxKxh)
+    attended = jnp.moveaxis(attended_BxKxGxSxh, 3, 1)
     return attended.reshape(num_examples, seq_len, num_heads, head_dim)
 
 
