@@ -12,9 +12,7 @@ from dpscale.config import ModelConfig
 from dpscale.model.past import Past
 from dpscale.model.rotary import rotate
 from dpscale.model.weights import Dense, side_by_side
-from dpscale.ops.contraction import PRECISION, wide
-from dpscale.ops.soft_cap import soft_cap
-from dpscale.ops.softmax_average import softmax_average
+from dpscale.ops.attend import attend
 
 
 class Attention(nn.Module):
@@ -48,35 +46,14 @@ class Attention(nn.Module):
         else:
             past = past.extended(key, value)
             key, value = past.key_BxTxKxh, past.value_BxTxKxh
-            visible = past.visible(seq_len, window)[:, None, None]
-        attended_BxSxHxh = attend(model, query, key, value, visible)
-        merged = attended_BxSxHxh.reshape(num_examples, seq_len, -1)
+            visible = past.visible(seq_len, window)
+        # A key-value head serves consecutive query heads: head = k · G + g.
+        query = query.reshape(num_examples, seq_len, model.num_kv_heads, -1, model.head_dim)
+        scale = (model.query_pre_attn_scalar or model.head_dim) ** -0.5
+        softcap = model.attn_logit_softcap
+        attended = attend(query, key, value, visible, scale=scale, softcap=softcap)
+        merged = attended.reshape(num_examples, seq_len, -1)
         return Dense(model.width, name="output")(merged), past
-
-
-def attend(
-    model: ModelConfig,
-    query_BxSxHxh: jax.Array,
-    key_BxTxKxh: jax.Array,
-    value_BxTxKxh: jax.Array,
-    visible: jax.Array,
-) -> jax.Array:
-    """Attention of each query head over the key-value head of its group: [B, S, H, h].
-
-    `visible` is bool[S, T], or bool[B, 1, 1, S, T] where examples differ. Contractions are of
-    the compute dtype's operands (XLA accumulates them in float32); scale, cap, mask and softmax
-    are float32.
-    """
-    num_examples, seq_len, num_heads, head_dim = query_BxSxHxh.shape
-    # A key-value head serves consecutive query heads: head = k · G + g.
-    query_BxSxKxGxh = query_BxSxHxh.reshape(num_examples, seq_len, model.num_kv_heads, -1, head_dim)
-    scores = jnp.einsum("bskgh,btkh->bkgst", query_BxSxKxGxh, key_BxTxKxh, precision=PRECISION)
-    scale = (model.query_pre_attn_scalar or head_dim) ** -0.5
-    scores_BxKxGxSxT = soft_cap(scores.astype(wide(scores.dtype)) * scale, model.attn_logit_softcap)
-    visible_scores = jnp.where(visible, scores_BxKxGxSxT, -jnp.inf)
-    attended_BxKxGxSxh = softmax_average(visible_scores, value_BxTxKxh)
-    attended = jnp.moveaxis(attended_BxKxGxSxh, 3, 1)
-    return attended.reshape(num_examples, seq_len, num_heads, head_dim)
 
 
 def causal_mask(seq_len: int, window: jax.Array | int) -> jax.Array:

@@ -19,6 +19,7 @@ from dpscale.ops.barrier import barred
 from dpscale.ops.chunked_loss import chunked_nats
 from dpscale.ops.contraction import contract_last, wide
 from dpscale.ops.dense import product_gradient
+from dpscale.ops.one_hot import one_hot
 from dpscale.ops.taps import Tap
 
 MAX_LOGITS = 2**25
@@ -142,10 +143,11 @@ def _nats_backward(
     logit_softcap: float | None, residuals: Residuals, nats_grad_BxS: jax.Array
 ) -> tuple[jax.Array, jax.Array, object, Tap]:
     table_VxD, hidden_BxSxD, targets_BxS, tap, bounded_ZxV, log_sum_Z = residuals
-    is_target_ZxV = targets_BxS.reshape(-1, 1) == jnp.arange(table_VxD.shape[0])
     scale = 1.0 if logit_softcap is None else logit_softcap
     shares_ZxV = jnp.exp(scale * bounded_ZxV - log_sum_Z[:, None])
-    logits_grad_ZxV = (shares_ZxV - is_target_ZxV) * nats_grad_BxS.reshape(-1, 1)
+    entries_V = jnp.arange(table_VxD.shape[0])
+    target_ZxV = one_hot(targets_BxS.reshape(-1, 1), entries_V, shares_ZxV.dtype)
+    logits_grad_ZxV = (shares_ZxV - target_ZxV) * nats_grad_BxS.reshape(-1, 1)
     if logit_softcap is not None:
         logits_grad_ZxV *= 1.0 - jnp.square(bounded_ZxV)
     logits_grad_ZxV = logits_grad_ZxV.astype(hidden_BxSxD.dtype)

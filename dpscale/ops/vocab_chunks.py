@@ -15,7 +15,8 @@ from jax import lax
 
 from dpscale.ops.contraction import contract_last, wide
 from dpscale.ops.dense import weight_gradient
-from dpscale.ops.soft_cap import soft_cap
+from dpscale.ops.one_hot import one_hot
+from dpscale.ops.soft_cap import soft_cap, soft_cap_slope
 from dpscale.ops.varying import varying_with
 
 Carry = TypeVar("Carry")
@@ -97,10 +98,9 @@ class ChunkedLogits:
         """[B, S, C] in the compute dtype; zero for entries that the chunk repeats."""
         logits_BxSxC = chunk.logits(self.hidden_BxSxD, self.logit_softcap)
         shares_BxSxC = jnp.exp(logits_BxSxC - self.log_sum_BxS[..., None])
-        is_target_BxSxC = self.targets_BxS[..., None] == chunk.entries_C
-        grad_BxSxC = (shares_BxSxC - is_target_BxSxC) * self.nats_grad_BxS[..., None]
-        if self.logit_softcap is not None:
-            grad_BxSxC *= 1.0 - jnp.square(logits_BxSxC / self.logit_softcap)
+        target_BxSxC = one_hot(self.targets_BxS[..., None], chunk.entries_C, shares_BxSxC.dtype)
+        grad_BxSxC = (shares_BxSxC - target_BxSxC) * self.nats_grad_BxS[..., None]
+        grad_BxSxC *= soft_cap_slope(logits_BxSxC, self.logit_softcap)
         return jnp.where(chunk.is_new_C, grad_BxSxC, 0.0).astype(self.hidden_BxSxD.dtype)
 
     def table_gradient(self, weighted_hidden_BxSxD: jax.Array) -> jax.Array:
