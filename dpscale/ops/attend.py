@@ -8,7 +8,7 @@ a gradient g of a,
 so that neither pass divides an array as large as the scores, and <g, a> is a sum over channels
 and not over one more such array (Dao, arXiv 2307.08691, section 3.1). No large array is turned
 either, as it would be for some of the products that automatic differentiation chooses. A narrow
-model's whole gradient took 0.91 of the time on a CPU (docs/performance.md).
+model's whole gradient took 0.9 of the time on a CPU (docs/performance.md).
 
 Below float32, what the gradients of a query's scores do not add up to zero meets the mean of the
 keys. Hence l adds up the rounded weights, the same that average, and the average is kept as it
