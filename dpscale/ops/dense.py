@@ -1,6 +1,6 @@
 """The dense op: activations times a weight matrix, and what is known of its gradient.
 
-Each module of `ops` is one of the four places where a weight meets an activation. It holds
+This is one of the four places where a weight meets an activation. Its module, like theirs, holds
 the op's plain rule (value and summed gradient) and its per-example rules (`taps`). The
 modules that own the weights (`dpscale.model.weights`) are the only callers, so the decoder's
 text is the same whichever rule runs.
