@@ -21,7 +21,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dpscale.ops.contraction import contract
 from dpscale.ops.soft_cap import soft_cap, soft_cap_slope
@@ -29,12 +28,12 @@ from dpscale.ops.soft_cap import soft_cap, soft_cap_slope
 _Kept = tuple[jax.Array, ...]
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attend(
     query_BxSxKxGxh: jax.Array,
     key_BxTxKxh: jax.Array,
     value_BxTxKxh: jax.Array,
     visible: jax.Array,
-    *,
     scale: float,
     softcap: float | None,
 ) -> jax.Array:
@@ -51,20 +50,7 @@ def attend(
 
     Products are of the compute dtype's operands and float32, as scores and softmax are.
     """
-    visible_BxKxSxGxT = visible.reshape(-1, 1, visible.shape[-2], 1, visible.shape[-1])
-    return _attend(query_BxSxKxGxh, key_BxTxKxh, value_BxTxKxh, visible_BxKxSxGxT, scale, softcap)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def _attend(
-    query: jax.Array,
-    key: jax.Array,
-    value: jax.Array,
-    visible: jax.Array,
-    scale: float,
-    softcap: float | None,
-) -> jax.Array:
-    return _forward(query, key, value, visible, scale, softcap)[0]
+    return _forward(query_BxSxKxGxh, key_BxTxKxh, value_BxTxKxh, visible, scale, softcap)[0]
 
 
 def _forward(
@@ -77,18 +63,19 @@ def _forward(
 ) -> tuple[jax.Array, _Kept]:
     product_BxKxSxGxT = contract(query, key, ((4,), (3,)), ((0, 2), (0, 2)))
     score = soft_cap(product_BxKxSxGxT * scale, softcap)
-    seen = jnp.where(visible, score, -jnp.inf)
+    visible_BxKxSxGxT = visible.reshape(-1, 1, visible.shape[-2], 1, visible.shape[-1])
+    seen = jnp.where(visible_BxKxSxGxT, score, -jnp.inf)
     weight = jnp.exp(seen - jnp.max(seen, axis=-1, keepdims=True)).astype(value.dtype)
     total = jnp.sum(weight.astype(score.dtype), axis=-1, keepdims=True)
     average_BxKxSxGxh = contract(weight, value, ((4,), (1,)), ((0, 1), (0, 2))) / total
-    kept = query, key, value, visible, score, weight, total, average_BxKxSxGxh
+    kept = query, key, value, score, weight, total, average_BxKxSxGxh
     return jnp.moveaxis(average_BxKxSxGxh, 1, 2).astype(value.dtype), kept
 
 
 def _backward(
     scale: float, softcap: float | None, kept: _Kept, average_grad: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, object]:
-    query, key, value, visible, score, weight, total, average = kept
+) -> tuple[jax.Array, jax.Array, jax.Array, None]:
+    query, key, value, score, weight, total, average = kept
     dtype = value.dtype
     pull_BxKxSxGxh = (jnp.moveaxis(average_grad, 2, 1).astype(total.dtype) / total).astype(dtype)
     pulled_BxKxSxGxT = contract(pull_BxKxSxGxh, value, ((4,), (3,)), ((0, 1), (0, 2)))
@@ -103,11 +90,11 @@ def _backward(
         jnp.moveaxis(query_grad_BxKxSxGxh, 1, 2).astype(dtype),
         jnp.moveaxis(key_grad_BxKxhxT, 3, 1).astype(dtype),
         jnp.moveaxis(value_grad_BxKxhxT, 3, 1).astype(dtype),
-        np.zeros(visible.shape, jax.dtypes.float0),
+        None,  # of the mask
     )
 
 
-_attend.defvjp(_forward, _backward)
+attend.defvjp(_forward, _backward)
 
 
 def _row_sums(x: jax.Array) -> jax.Array:
